@@ -1,0 +1,161 @@
+package gossip
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"orthanc-oauth/backend"
+	"orthanc-oauth/cluster"
+)
+
+const (
+	// joinWait is how long the first acquisition of a key waits for the join,
+	// so that a node that starts finds its peers' token (protocol.md, Herd).
+	joinWait = time.Second
+	// waitPoll is the pause before a rival that itself waits is asked again.
+	waitPoll = 50 * time.Millisecond
+	// minReplicated is the shortest remaining life worth a copy: that of a token
+	// of 10 s, less the margin kept before its expiry (protocol.md, Time).
+	minReplicated = 9 * time.Second
+)
+
+// lead obtains an entry newer than stale as the key's leader. It never forwards:
+// a node that is asked to lead leads, even if its own view names another, so
+// differing views cannot make nodes wait for each other.
+func (g *Gossip) lead(ctx context.Context, key string, stale backend.Stamp, suspects []string, fill backend.FillFunc) (backend.Entry, error) {
+	for {
+		if e, ok := g.local(key, stale); ok {
+			return e, nil
+		}
+		e, err := g.leads.Do(ctx, key, func(ctx context.Context) (backend.Entry, error) {
+			return g.flyLead(ctx, key, stale, suspects, fill)
+		})
+		if err != nil || e.Newer(stale) {
+			return e, err
+		}
+	}
+}
+
+// flyLead is the flight of a leader. Two leaders of one key can only exist where
+// views differ; each notes its intent with the first R others of the order
+// before it decides, so at least one of them sees the other:
+//
+//  1. A notes its intent, then B does: B sees A. If A is earlier in the order B
+//     waits; otherwise B waits only while A is still deciding or acquiring.
+//  2. Both note before either reads: the later in the order waits, the earlier
+//     asks it once, is told "waiting", and acquires.
+//
+// A node that acquires waits for nobody, so waits cannot form a circle.
+func (g *Gossip) flyLead(ctx context.Context, key string, stale backend.Stamp, suspects []string, fill backend.FillFunc) (backend.Entry, error) {
+	phase := g.phases.begin(key)
+	defer phase.end()
+	g.awaitJoin(ctx, key)
+	dismissed := slices.Clone(suspects)
+	for ctx.Err() == nil {
+		phase.set(answerPeeking)
+		rivals := g.look(ctx, key, stale, lookIntending(dismissed))
+		if e, ok := g.local(key, stale); ok {
+			return e, nil
+		}
+		if r := g.store.Backoff(key); r != nil {
+			return backend.Entry{}, r
+		}
+		rival, found := g.rival(ctx, key, stale, rivals, &dismissed)
+		if !found {
+			phase.set(answerAcquiring)
+			return g.acquire(ctx, key, stale, fill)
+		}
+		phase.set(answerWaiting)
+		g.waitOn(ctx, rival, key, stale)
+		dismissed = append(dismissed, rival.ID)
+	}
+	return backend.Entry{}, ctx.Err()
+}
+
+// awaitJoin holds the very first acquisition of a key back until this node has
+// met another, if it expects any.
+func (g *Gossip) awaitJoin(ctx context.Context, key string) {
+	p := g.peers.Load()
+	if p == nil || !(*p).HasPeers() || g.store.Highest(key) > 0 {
+		return
+	}
+	timer := time.NewTimer(joinWait)
+	defer timer.Stop()
+	select {
+	case <-(*p).Joined():
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// rival returns the node to wait for: the first of the order that intends, if it
+// is earlier than this one, else a later one that is already at it. Those that
+// turn out to be no rivals are added to dismissed.
+func (g *Gossip) rival(ctx context.Context, key string, stale backend.Stamp, intending map[string]bool, dismissed *[]string) (cluster.Member, bool) {
+	earlier := true
+	for _, m := range g.order(key) {
+		switch {
+		case m.Self:
+			earlier = false
+		case !intending[m.ID] || slices.Contains(*dismissed, m.ID):
+		case earlier || g.isBusy(ctx, m, key, stale):
+			return m, true
+		default:
+			*dismissed = append(*dismissed, m.ID)
+		}
+	}
+	return cluster.Member{}, false
+}
+
+// isBusy reports whether a later node is deciding or acquiring.
+func (g *Gossip) isBusy(ctx context.Context, m cluster.Member, key string, stale backend.Stamp) bool {
+	a, err := g.askWait(ctx, m, key, stale)
+	return err == nil && (a == answerPeeking || a == answerAcquiring || a == answerToken)
+}
+
+// waitOn waits until a rival has an entry newer than stale, which then is merged
+// here, or stops trying to get one, or falls silent.
+func (g *Gossip) waitOn(ctx context.Context, m cluster.Member, key string, stale backend.Stamp) {
+	g.metrics.waits.Inc()
+	for ctx.Err() == nil {
+		a, err := g.askWait(ctx, m, key, stale)
+		switch {
+		case errors.Is(err, errSilent) && ctx.Err() == nil:
+			g.suspected(m)
+			return
+		case err != nil, a == answerToken, a == answerNone, a == answerRefused:
+			return
+		case a == answerWaiting:
+			sleep(ctx, waitPoll)
+		}
+	}
+}
+
+// acquire goes to the provider. Whoever waits is answered before the copies are
+// made.
+func (g *Gossip) acquire(ctx context.Context, key string, stale backend.Stamp, fill backend.FillFunc) (backend.Entry, error) {
+	e, err := g.store.Acquire(ctx, key, stale, fill)
+	var refusal *backend.Refusal
+	switch {
+	case err == nil:
+		g.metrics.acquired.WithLabelValues("ok").Inc()
+		g.watch.notify(key)
+	case errors.As(err, &refusal):
+		g.metrics.acquired.WithLabelValues("refused").Inc()
+	default:
+		return backend.Entry{}, err
+	}
+	g.spawn("replicate", func(ctx context.Context) { g.replicate(ctx, key, refusal) })
+	return e, err
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}

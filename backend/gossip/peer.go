@@ -1,0 +1,341 @@
+package gossip
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"orthanc-oauth/backend"
+	"orthanc-oauth/cluster"
+)
+
+var (
+	// errNextNode is a peer's "not me": leaving, not configured, or of another
+	// protocol. It says nothing about the provider.
+	errNextNode = errors.New("peer cannot lead")
+	// errSilent is a peer that did not answer in time or broke the connection.
+	errSilent = errors.New("peer is silent")
+)
+
+const (
+	// leadSlice is how long a peer may hold a request to lead or to wait before
+	// it answers "pending": so a slow provider is told from a hung leader.
+	leadSlice = time.Second
+	// minGrace is what an answer may be late beyond the slice.
+	minGrace = 500 * time.Millisecond
+	// pushTimeout bounds one push, and is what the copy is aged by.
+	pushTimeout = time.Second
+	// pushTries is how often a copy is offered to a replica.
+	pushTries = 3
+	// maxAnswerHeader bounds the header of an answer.
+	minPeek, maxPeek = 250 * time.Millisecond, time.Second
+)
+
+// sliceTimeout is how long a peer may take over a slice before it counts as
+// silent: the slice and what the link to it needs.
+func (g *Gossip) sliceTimeout(id string) time.Duration {
+	return leadSlice + max(minGrace, 3*g.rtt(id))
+}
+
+// peekTimeout is how long a peek waits: who does not answer is skipped.
+func (g *Gossip) peekTimeout(id string) time.Duration {
+	return min(max(3*g.rtt(id), minPeek), maxPeek)
+}
+
+func (g *Gossip) rtt(id string) time.Duration {
+	if p := g.peers.Load(); p != nil {
+		return (*p).RTT(id)
+	}
+	return 0
+}
+
+// reply is a peer's answer with its bounded body read.
+type reply struct {
+	answer answer
+	header http.Header
+	entry  backend.Entry // aged by the whole round trip
+}
+
+// call sends one request to a peer and reads the answer within timeout.
+func (g *Gossip) call(ctx context.Context, m cluster.Member, op string, header http.Header, body []byte, timeout time.Duration) (reply, error) {
+	p := g.peers.Load()
+	if p == nil {
+		return reply{}, errNextNode
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, op, bytes.NewReader(body))
+	if err != nil {
+		return reply{}, fmt.Errorf("request %s: %w", op, err)
+	}
+	req.Header = header
+	req.Header.Set(hVersion, strconv.Itoa(Version))
+	req.Header["Idempotency-Key"] = nil // lets net/http repeat the request on a kept connection that died
+	started := g.cfg.Clock.Now()
+	res, err := (*p).Do(req, m)
+	if err != nil {
+		g.metrics.peerRequests.WithLabelValues(op[1:], "silent").Inc()
+		return reply{}, fmt.Errorf("%w: %s: %w", errSilent, op[1:], err)
+	}
+	defer res.Body.Close()
+	out, err := g.readReply(res, started)
+	g.metrics.peerRequests.WithLabelValues(op[1:], resultOf(out, err)).Inc()
+	return out, err
+}
+
+func resultOf(r reply, err error) string {
+	switch {
+	case errors.Is(err, errSilent):
+		return "silent"
+	case err != nil:
+		return "invalid"
+	default:
+		return string(r.answer)
+	}
+}
+
+func (g *Gossip) readReply(res *http.Response, started time.Duration) (reply, error) {
+	if res.StatusCode != http.StatusOK {
+		return reply{}, fmt.Errorf("%w: status %d", errNextNode, res.StatusCode)
+	}
+	a, ok := parseAnswer(res.Header.Get(hAnswer))
+	if !ok {
+		return reply{}, fmt.Errorf("%w: answer", errWire)
+	}
+	e, err := readEntry(res.Header, res.Body)
+	switch {
+	case errors.Is(err, errWire):
+		return reply{}, err
+	case err != nil:
+		return reply{}, fmt.Errorf("%w: %w", errSilent, err)
+	}
+	// A kept connection is only reused when its body was read to the end.
+	io.Copy(io.Discard, io.LimitReader(res.Body, maxBody)) //nolint:errcheck // best effort
+	e.TTL -= g.cfg.Clock.Now() - started
+	e.From = backend.FromPeer
+	return reply{answer: a, header: res.Header, entry: e}, nil
+}
+
+// callFor is call for one key, with what every answer may carry taken in: an
+// entry, revoked ids, a refusal.
+func (g *Gossip) callFor(ctx context.Context, m cluster.Member, op, key string, header http.Header, timeout time.Duration) (reply, error) {
+	header.Set(hKey, key)
+	r, err := g.call(ctx, m, op, header, nil, timeout)
+	if err == nil {
+		err = g.takeIn(m, key, r.header, r.entry)
+	}
+	if errors.Is(err, errWire) {
+		g.hostile(m, err)
+	}
+	return r, err
+}
+
+// askLead asks a peer to lead until it has an answer, for as long as it keeps
+// answering "pending".
+func (g *Gossip) askLead(ctx context.Context, m cluster.Member, key string, stale backend.Stamp, suspects []string) (backend.Entry, error) {
+	header := http.Header{}
+	header.Set(hStale, formatStamp(stale))
+	header.Set(hSuspects, strings.Join(suspects[:min(len(suspects), maxIDs)], ","))
+	for {
+		r, err := g.callFor(ctx, m, opLead, key, header.Clone(), g.sliceTimeout(m.ID))
+		if err != nil {
+			return backend.Entry{}, err
+		}
+		switch r.answer {
+		case answerPending:
+		case answerToken:
+			if e, ok := g.store.Newer(key, stale); ok {
+				return e, nil
+			}
+			// Too short-lived to have survived the trip, or not newer after all.
+			return backend.Entry{}, fmt.Errorf("%w: answered with nothing newer", errNextNode)
+		case answerRefused:
+			refusal, err := readRefusal(r.header)
+			if err != nil || refusal == nil {
+				return backend.Entry{}, fmt.Errorf("%w: refusal", errWire)
+			}
+			return backend.Entry{}, refusal
+		default:
+			return backend.Entry{}, fmt.Errorf("%w: %s", errNextNode, r.answer)
+		}
+	}
+}
+
+// askWait asks a peer how its own flight for key is doing, one slice long.
+func (g *Gossip) askWait(ctx context.Context, m cluster.Member, key string, stale backend.Stamp) (answer, error) {
+	header := http.Header{}
+	header.Set(hStale, formatStamp(stale))
+	r, err := g.callFor(ctx, m, opWait, key, header, g.sliceTimeout(m.ID))
+	return r.answer, err
+}
+
+// intent is what a look leaves behind with those it asks.
+type intent struct {
+	lead bool     // note that this node means to acquire
+	skip []string // ids of nodes not worth asking
+}
+
+var lookOnly = intent{}
+
+func lookIntending(skip []string) intent { return intent{lead: true, skip: skip} }
+
+// look peeks at the first R others of the key's order in parallel, and takes in
+// what they hold. It returns who intends to acquire: theirs and what this node
+// noted itself. It comes back as soon as something newer than stale is here.
+func (g *Gossip) look(ctx context.Context, key string, stale backend.Stamp, in intent) map[string]bool {
+	targets := g.lookAt(key, stale, in.skip)
+	seen := g.intents.live(key)
+	results := make(chan []string, len(targets))
+	for _, m := range targets {
+		// Not bound to the caller: a request cut off costs the connection.
+		g.spawn("peek", func(ctx context.Context) { results <- g.peek(ctx, m, key, in.lead) })
+	}
+	for range targets {
+		select {
+		case ids := <-results:
+			for _, id := range ids {
+				seen[id] = true
+			}
+		case <-ctx.Done():
+			return seen
+		case <-g.life.Done():
+			return seen
+		}
+		if _, ok := g.store.Newer(key, stale); ok {
+			break
+		}
+	}
+	return seen
+}
+
+// lookAt returns the first R others, and whoever announced something newer by
+// digest if it is not among them.
+func (g *Gossip) lookAt(key string, stale backend.Stamp, skip []string) []cluster.Member {
+	var out []cluster.Member
+	asked := make(map[string]bool)
+	for _, id := range skip {
+		asked[id] = true
+	}
+	for _, m := range g.replicas(key) {
+		if !asked[m.ID] {
+			asked[m.ID] = true
+			out = append(out, m)
+		}
+	}
+	if holder, ok := g.heard.holder(key, stale); ok && !asked[holder] {
+		if m, ok := g.member(holder); ok {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+func (g *Gossip) member(id string) (cluster.Member, bool) {
+	if p := g.peers.Load(); p != nil {
+		for _, m := range (*p).Members() {
+			if m.ID == id && !m.Self {
+				return m, true
+			}
+		}
+	}
+	return cluster.Member{}, false
+}
+
+// peek asks one peer what it holds and returns who it knows to intend.
+func (g *Gossip) peek(ctx context.Context, m cluster.Member, key string, lead bool) []string {
+	header := http.Header{}
+	if lead {
+		header.Set(hIntent, "1")
+	}
+	r, err := g.callFor(ctx, m, opPeek, key, header, g.peekTimeout(m.ID))
+	if err != nil {
+		g.cfg.Log.Debug("peek got no answer", "peer", m.Name, "error", err)
+		return nil
+	}
+	return splitList(r.header.Get(hIntents))
+}
+
+// replicate offers the live entry of key, or the refusal that took its place, to
+// the first R others, and tells everybody by digest. Either ends this node's
+// intent with them.
+func (g *Gossip) replicate(ctx context.Context, key string, refusal *backend.Refusal) {
+	var pushes sync.WaitGroup
+	for _, m := range g.replicas(key) {
+		pushes.Go(func() { g.push(ctx, m, key, refusal) })
+	}
+	g.announce(key)
+	pushes.Wait()
+}
+
+func (g *Gossip) push(ctx context.Context, m cluster.Member, key string, refusal *backend.Refusal) {
+	defer g.recovered("push")
+	for try := range pushTries {
+		if try > 0 {
+			sleep(ctx, time.Duration(try)*minPeek)
+		}
+		header, body := g.pushMessage(key, refusal)
+		_, err := g.call(ctx, m, opPush, header, body, max(pushTimeout, 3*g.rtt(m.ID)))
+		if err == nil || !errors.Is(err, errSilent) || ctx.Err() != nil {
+			return
+		}
+	}
+	g.metrics.pushesLost.Inc()
+}
+
+// pushMessage ages the copy by the time the push may take.
+func (g *Gossip) pushMessage(key string, refusal *backend.Refusal) (http.Header, []byte) {
+	header := http.Header{}
+	header.Set(hKey, key)
+	header.Set(hRevoked, formatRevoked(g.store.Revoked(key)))
+	if refusal != nil {
+		setRefusal(header, refusal)
+	}
+	e, ok := g.store.Get(key)
+	if !ok || e.TTL < minReplicated {
+		return header, nil
+	}
+	e.TTL -= pushTimeout
+	setEntry(header, e)
+	return header, e.Value
+}
+
+// spreadRevocation tells the first R others at once and everybody else by
+// gossip.
+func (g *Gossip) spreadRevocation(ctx context.Context, key string, id backend.ID, ttl time.Duration) {
+	g.broadcastRevocation(key, id, ttl)
+	var told sync.WaitGroup
+	for _, m := range g.replicas(key) {
+		told.Go(func() {
+			defer g.recovered("revoke")
+			if _, err := g.tellRevoked(ctx, m, key, id, false); err != nil {
+				g.cfg.Log.Debug("revocation not delivered", "peer", m.Name, "error", err)
+			}
+		})
+	}
+	told.Wait()
+}
+
+// tellRevoked tells one peer that an id is revoked. A paced revocation asks it,
+// as the key's leader, whether the time for one has come.
+func (g *Gossip) tellRevoked(ctx context.Context, m cluster.Member, key string, id backend.ID, paced bool) (answer, error) {
+	header := http.Header{}
+	header.Set(hRevoked, id.String())
+	if paced {
+		header.Set(hPaced, "1")
+	}
+	r, err := g.callFor(ctx, m, opRevoke, key, header, g.peekTimeout(m.ID))
+	return r.answer, err
+}
+
+func (g *Gossip) recovered(task string) {
+	if v := recover(); v != nil {
+		g.cfg.Log.Error("gossip task panicked", "task", task, "panic", fmt.Sprint(v))
+	}
+}

@@ -1,0 +1,209 @@
+package backend
+
+import (
+	"errors"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+var testKey = strings.Repeat("0123456789abcdef", 4)
+
+func entry(gen uint64, id byte, ttl time.Duration) Entry {
+	return Entry{Stamp: Stamp{Gen: gen, ID: ID{id}}, Value: []byte{id}, TTL: ttl}
+}
+
+// A step is one message that can reach a node: an entry or a revocation.
+type step struct {
+	entry  Entry
+	revoke bool
+}
+
+func (st step) apply(s *Store) {
+	if st.revoke {
+		s.Revoke(testKey, st.entry.ID, time.Hour)
+		return
+	}
+	s.Merge(testKey, st.entry)
+}
+
+func TestStore_MergeConvergesInAnyOrder(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		steps := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
+			gen := rapid.Uint64Range(1, 6).Draw(t, "gen")
+			id := byte(rapid.IntRange(1, 3).Draw(t, "id"))
+			return step{entry: entry(gen, id+byte(gen)*8, time.Hour)}
+		}), 1, 12).Draw(t, "steps")
+		shuffled := append([]step(nil), steps...)
+		shuffled = append(shuffled, steps[0]) // repeated messages change nothing
+		rand.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
+
+		clock := NewClock(nil)
+		a, b := NewStore(clock), NewStore(clock)
+		for _, st := range steps {
+			st.apply(a)
+		}
+		for _, st := range shuffled {
+			st.apply(b)
+		}
+		ea, _ := a.Get(testKey)
+		eb, _ := b.Get(testKey)
+		if ea.Stamp != eb.Stamp {
+			t.Fatalf("one order gives %v, the other %v", ea.Stamp, eb.Stamp)
+		}
+	})
+}
+
+func TestStore_NeverServesWhatIsRevokedInWhateverOrder(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		steps := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
+			gen := rapid.Uint64Range(1, 5).Draw(t, "gen")
+			return step{entry: entry(gen, byte(gen), time.Hour), revoke: rapid.Bool().Draw(t, "revoke")}
+		}), 1, 20).Draw(t, "steps")
+		s, revoked := NewStore(NewClock(nil)), map[ID]bool{}
+		for _, st := range steps {
+			st.apply(s)
+			if st.revoke {
+				revoked[st.entry.ID] = true
+			}
+			if e, ok := s.Get(testKey); ok && revoked[e.ID] {
+				t.Fatalf("serves revoked id %v", e.ID)
+			}
+		}
+	})
+}
+
+func TestStore_EntryAgesAndExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := NewStore(NewClock(nil))
+		s.Merge(testKey, entry(1, 1, time.Minute))
+		time.Sleep(20 * time.Second)
+		if e, ok := s.Get(testKey); !ok || e.TTL != 40*time.Second {
+			t.Fatalf("after 20 s: %v, %v, want 40 s left", e.TTL, ok)
+		}
+		time.Sleep(40 * time.Second)
+		if e, ok := s.Get(testKey); ok {
+			t.Fatalf("serves an entry with %v left", e.TTL)
+		}
+		if got := s.Highest(testKey); got != 1 {
+			t.Fatalf("highest generation %d after expiry, want 1", got)
+		}
+	})
+}
+
+func TestStore_DeadWinnerGivesWayToAnOlderLiveEntry(t *testing.T) {
+	s := NewStore(NewClock(nil))
+	s.Merge(testKey, entry(5, 5, time.Hour))
+	s.Revoke(testKey, ID{5}, 0)
+	if !s.Merge(testKey, entry(4, 4, time.Hour)) {
+		t.Fatal("a revoked entry blocks a live one")
+	}
+}
+
+func TestStore_SameStampKeepsTheLongestRemaining(t *testing.T) {
+	s := NewStore(NewClock(nil))
+	s.Merge(testKey, entry(1, 1, time.Hour))
+	s.Merge(testKey, entry(1, 1, time.Minute))
+	if e, _ := s.Get(testKey); e.TTL < 59*time.Minute {
+		t.Fatalf("%v left, an aged copy shortened it", e.TTL)
+	}
+}
+
+func TestStore_RefusesWhatNoHonestPeerSends(t *testing.T) {
+	for name, e := range map[string]Entry{
+		"expired":        entry(1, 1, 0),
+		"immortal":       entry(1, 1, MaxTTL+1),
+		"no stamp":       {Value: []byte("x"), TTL: time.Hour},
+		"far generation": entry(maxGenAhead+1, 1, time.Hour),
+		"oversized":      {Stamp: Stamp{Gen: 1}, Value: make([]byte, MaxValue+1), TTL: time.Hour},
+	} {
+		if NewStore(NewClock(nil)).Merge(testKey, e) {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func TestStore_BoundsKeysAndRevokedIDs(t *testing.T) {
+	s := NewStore(NewClock(nil))
+	for i := range maxKeys + 10 {
+		s.Merge(testKey[:60]+string([]byte{byte(i >> 12), byte(i >> 8), byte(i), 'x'}), entry(1, 1, time.Hour))
+	}
+	if n := len(s.Keys()); n != maxKeys {
+		t.Fatalf("%d keys held, want %d", n, maxKeys)
+	}
+	for i := range maxRevoked + 10 {
+		s.Revoke(testKey, ID{byte(i), 1}, time.Duration(i+1)*time.Minute)
+	}
+	revoked := s.Revoked(testKey)
+	if len(revoked) != maxRevoked {
+		t.Fatalf("%d revoked ids, want %d", len(revoked), maxRevoked)
+	}
+	if revoked[0].ID[0] < 10 {
+		t.Fatalf("kept %v, which expires sooner than those forgotten", revoked[0])
+	}
+}
+
+func TestStore_RevocationsArePacedUntilOneIsConfirmed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := NewStore(NewClock(nil))
+		next := uint64(0)
+		revoke := func() error {
+			next++
+			s.Merge(testKey, entry(next, byte(next), time.Hour))
+			return s.RevokePaced(testKey, ID{byte(next)})
+		}
+		if err := revoke(); err != nil {
+			t.Fatalf("first revocation: %v", err)
+		}
+		if err := revoke(); !errors.Is(err, ErrPaced) {
+			t.Fatalf("second at once: %v, want ErrPaced", err)
+		}
+		if err := s.RevokePaced(testKey, ID{1}); err != nil {
+			t.Fatalf("late complaint about a replaced id: %v", err)
+		}
+		time.Sleep(MinPace)
+		if err := revoke(); err != nil {
+			t.Fatalf("after %v: %v", MinPace, err)
+		}
+		time.Sleep(MinPace)
+		if err := revoke(); !errors.Is(err, ErrPaced) {
+			t.Fatalf("the pause did not double: %v", err)
+		}
+		s.Confirm(testKey)
+		if err := revoke(); err != nil {
+			t.Fatalf("after an accepted replay: %v", err)
+		}
+	})
+}
+
+func TestBackoff_RetryAfterWinsAndTheLongestHolds(t *testing.T) {
+	var b Backoff
+	if r := b.Refused(0, &Refusal{Code: "AUTH-003", RetryAfter: time.Hour}); r.RetryAfter != MaxRetryAfter {
+		t.Errorf("pause %v, want it clamped to %v", r.RetryAfter, MaxRetryAfter)
+	}
+	b.Adopt(0, &Refusal{Code: "NET-001", RetryAfter: time.Second})
+	if r := b.Left(time.Minute); r == nil || r.Code != "AUTH-003" {
+		t.Errorf("a shorter refusal replaced the longer: %v", r)
+	}
+	if r := b.Left(MaxRetryAfter); r != nil {
+		t.Errorf("still %v after the pause", r.RetryAfter)
+	}
+}
+
+func TestBackoff_GrowsWithinItsBounds(t *testing.T) {
+	for range 200 {
+		var b Backoff
+		now := time.Duration(0)
+		for range 10 {
+			r := b.Refused(now, &Refusal{Code: "AUTH-003"})
+			if r.RetryAfter < MinBackoff || r.RetryAfter > MaxBackoff {
+				t.Fatalf("pause %v is out of bounds", r.RetryAfter)
+			}
+			now += r.RetryAfter
+		}
+	}
+}
