@@ -1,0 +1,85 @@
+# Everything that CI does has a target here; `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+GOLANGCI_LINT := v2.15.0
+GOFUMPT       := v0.12.0
+GOVULNCHECK   := v1.9.0
+
+BIN     := $(CURDIR)/.cache/bin
+BUILD   := $(CURDIR)/build
+PLUGIN  := $(BUILD)/libOrthancDicomWebOAuth.so
+BINARY  := $(BUILD)/orthanc-oauth
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X orthanc-oauth/internal/node.Version=$(VERSION)
+
+BACKEND ?= gossip
+FUZZTIME ?= 30s
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: deps build ## Three real Orthancs, one token (BACKEND=gossip, redis or memory)
+	$(BINARY) demo --orthanc --plugin $(PLUGIN) --backend $(BACKEND)
+
+.PHONY: test
+test: deps lint build ## Everything: race detector, real Orthanc, real Redis, vet, lint
+	ORTHANC_OAUTH_REQUIRE_REAL=1 ORTHANC_OAUTH_PLUGIN=$(PLUGIN) ORTHANC_OAUTH_BINARY=$(BINARY) \
+		go test -race -timeout 15m ./...
+
+.PHONY: test-go
+test-go: ## The pure-Go part only: no package, no root
+	go build ./... && go test ./...
+
+.PHONY: build
+build: $(PLUGIN) $(BINARY) ## Build the plugin and the binary into build/
+
+# Go's own cache decides what is stale, so both are always asked for.
+.PHONY: $(PLUGIN) $(BINARY)
+$(PLUGIN):
+	CGO_ENABLED=1 go build -tags orthanc -buildmode=c-shared -trimpath -ldflags "$(LDFLAGS)" -o $@ ./plugin
+	@rm -f $(basename $@).h
+	@for s in Initialize Finalize GetName GetVersion; do \
+		nm -D $@ | grep -q " T OrthancPlugin$$s$$" || { echo "$@ lacks OrthancPlugin$$s"; exit 1; }; done
+$(BINARY):
+	CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -o $@ ./cmd/orthanc-oauth
+
+.PHONY: deps
+deps: ## Install what is missing from Debian's packages
+	@scripts/install-deps
+
+.PHONY: lint
+lint: $(BIN)/golangci-lint-$(GOLANGCI_LINT) $(BIN)/gofumpt-$(GOFUMPT) ## gofumpt, vet, golangci-lint
+	@out=$$($(BIN)/gofumpt-$(GOFUMPT) -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofumpt would change:"; echo "$$out"; exit 1; }
+	go vet ./...
+	go vet -tags orthanc ./plugin
+	$(BIN)/golangci-lint-$(GOLANGCI_LINT) run ./...
+
+.PHONY: vuln
+vuln: $(BIN)/govulncheck-$(GOVULNCHECK) ## Known vulnerabilities in what is called (needs the vulnerability database)
+	$(BIN)/govulncheck-$(GOVULNCHECK) ./...
+
+.PHONY: bench
+bench: ## The figures of the hot path and the data path, as ratios within one run
+	go test -run '^$$' -bench . -benchmem -cpu 1,2 ./tokens ./internal/proxy
+
+.PHONY: fuzz
+fuzz: ## Every decoder a stranger or a peer can reach, FUZZTIME each
+	@scripts/fuzz $(FUZZTIME)
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf $(BUILD)
+
+# Tools are built from source at a pinned version, apart from go.mod: their
+# dependencies are not the product's.
+define tool
+$(BIN)/$(1)-$(2):
+	@echo "building $(1) $(2)"
+	@mkdir -p $(BIN) && tmp=$$$$(mktemp -d) && GOBIN=$$$$tmp GOFLAGS= go install $(3)@$(2) && mv $$$$tmp/$(1) $$@ && rmdir $$$$tmp
+endef
+$(eval $(call tool,golangci-lint,$(GOLANGCI_LINT),github.com/golangci/golangci-lint/v2/cmd/golangci-lint))
+$(eval $(call tool,gofumpt,$(GOFUMPT),mvdan.cc/gofumpt))
+$(eval $(call tool,govulncheck,$(GOVULNCHECK),golang.org/x/vuln/cmd/govulncheck))
