@@ -34,7 +34,7 @@ type ID [16]byte
 // NewID returns a random ID.
 func NewID() ID {
 	var id ID
-	rand.Read(id[:]) //nolint:errcheck // crypto/rand.Read never fails since Go 1.24
+	rand.Read(id[:]) // never fails since Go 1.24
 	return id
 }
 

@@ -32,16 +32,16 @@ func (b *Backoff) Refused(now time.Duration, r *Refusal) *Refusal {
 		pause = MinBackoff + rand.N(ceiling-MinBackoff+1)
 	}
 	b.last = min(pause, MaxBackoff)
-	return b.Adopt(now, &Refusal{Code: r.Code, Way: r.Way, RetryAfter: pause, Err: r.Err})
+	b.Adopt(now, &Refusal{Code: r.Code, Way: r.Way, RetryAfter: pause, Err: r.Err})
+	return b.Left(now)
 }
 
 // Adopt takes over a refusal whose pause another node has chosen. The longer
 // pause wins, so the order of messages does not matter.
-func (b *Backoff) Adopt(now time.Duration, r *Refusal) *Refusal {
+func (b *Backoff) Adopt(now time.Duration, r *Refusal) {
 	if until := now + min(r.RetryAfter, MaxRetryAfter); until > b.until {
 		b.until, b.why = until, *r
 	}
-	return b.Left(now)
 }
 
 // Left returns what is left of the pause, or nil when there is none.
