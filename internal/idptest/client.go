@@ -168,7 +168,7 @@ func (c *Client) allows(scope string) bool {
 	if len(c.Scopes) == 0 {
 		return true
 	}
-	for _, s := range strings.Fields(scope) {
+	for s := range strings.FieldsSeq(scope) {
 		if !slices.Contains(c.Scopes, s) {
 			return false
 		}

@@ -1,6 +1,7 @@
 package idptest
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -126,7 +127,7 @@ func (t *Target) store(w http.ResponseWriter, r *http.Request) {
 	parts := multipart.NewReader(r.Body, params["boundary"])
 	for {
 		part, err := parts.NextRawPart()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
