@@ -265,6 +265,23 @@ func TestTarget_DiscardTakesStudiesOfAnySize(t *testing.T) {
 	}
 }
 
+func TestTarget_RefusesARequestThatBreaksOff(t *testing.T) {
+	body := "--b\r\nContent-Type: application/dicom\r\n\r\n" + string(instance(1).Raw) + "\r\n--b\r\nContent-Ty"
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://t/studies", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "multipart/related; boundary=b")
+	resp, err := InMemory(NewTarget(TargetConfig{})).RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusBadRequest {
+		t.Fatalf("status %d", resp.StatusCode)
+	}
+}
+
 func TestTarget_RefusesWhatIsNoInstance(t *testing.T) {
 	junk := Instance{Raw: []byte(strings.Repeat("x", 500))}
 	if status, err := stow(t.Context(), InMemory(NewTarget(TargetConfig{})), "http://t", "", junk); status != http.StatusConflict || err != nil {

@@ -1,7 +1,6 @@
 package idptest
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -127,7 +126,7 @@ func (t *Target) store(w http.ResponseWriter, r *http.Request) {
 	parts := multipart.NewReader(r.Body, params["boundary"])
 	for {
 		part, err := parts.NextRawPart()
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF { //nolint:errorlint // a wrapped EOF means that the request broke off
 			break
 		}
 		if err != nil {
