@@ -1,0 +1,240 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+)
+
+// exchange is one request of a caller's and its one or two attempts at the
+// remote.
+type exchange struct {
+	up   *upstream
+	req  *http.Request // the caller's, rewritten; its body belongs to tee
+	body *tee          // nil for a request without a body
+	xfer *transfer
+}
+
+// RoundTrip implements http.RoundTripper for httputil.ReverseProxy: it sends the
+// request with a token, and once more with another one where the remote refuses
+// the first. What the caller must not see (3xx, 401, 403, 407) is an error.
+func (u *upstream) RoundTrip(req *http.Request) (*http.Response, error) {
+	x := &exchange{up: u, req: req, xfer: transferOf(req.Context())}
+	x.xfer.endpoint = "dicomweb"
+	if req.Body != nil && req.Body != http.NoBody {
+		x.body = u.proxy.newTee(req.Body, x.xfer)
+		x.xfer.release = x.body.close
+	}
+	resp, err := x.run(req.Context())
+	if err != nil {
+		return nil, x.explain(err)
+	}
+	x.xfer.dog.off()
+	resp.Body = &watched{ReadCloser: resp.Body, dog: x.xfer.dog, count: x.xfer.received}
+	return resp, nil
+}
+
+func (x *exchange) run(ctx context.Context) (*http.Response, error) {
+	token, err := x.up.Source.Use(ctx)
+	if err != nil {
+		return nil, tokenFailure(ctx, x.up.Name, err)
+	}
+	resp, err := x.send(token)
+	if err != nil {
+		return nil, err
+	}
+	if x.isFinal(resp.StatusCode, token) {
+		return x.deliver(resp, token)
+	}
+	refused := resp.StatusCode
+	again, ok := x.giveUp(resp)
+	// The token is revoked even where this request cannot be sent again, so that
+	// the next one works.
+	fresh, err := x.up.Source.Refused(ctx, token)
+	switch {
+	case err != nil:
+		return nil, tokenFailure(ctx, x.up.Name, err)
+	case fresh.Header() == token.Header():
+		x.xfer.replay("paced")
+		return nil, refusal(x.up.Name, refused, "")
+	case !ok:
+		x.xfer.replay("impossible")
+		return nil, refusal(x.up.Name, refused, "the upload was too far along to be sent again; the next one uses a new token")
+	}
+	return x.second(ctx, fresh, again)
+}
+
+// second is the attempt with the fresh token.
+func (x *exchange) second(ctx context.Context, fresh Token, body io.ReadCloser) (*http.Response, error) {
+	resp, err := x.sendBody(fresh, body)
+	if err != nil {
+		x.xfer.replay("failed")
+		return nil, err
+	}
+	if !accepts(resp.StatusCode) {
+		x.xfer.replay("refused")
+		return x.deliver(resp, fresh)
+	}
+	x.xfer.replay("accepted")
+	x.up.Source.Confirm(ctx, fresh)
+	return x.deliver(resp, fresh)
+}
+
+// isFinal reports whether another token would not change the answer.
+func (x *exchange) isFinal(status int, token Token) bool {
+	switch status {
+	case http.StatusUnauthorized:
+		return false
+	case http.StatusForbidden:
+		return x.up.trust.has(token)
+	}
+	return true
+}
+
+// giveUp ends the first attempt and returns the body for a second one, or false
+// where that has been consumed too far.
+func (x *exchange) giveUp(resp *http.Response) (io.ReadCloser, bool) {
+	defer discard(resp)
+	if x.body == nil {
+		return nil, true
+	}
+	return x.body.rewind()
+}
+
+// send is the first attempt.
+func (x *exchange) send(token Token) (*http.Response, error) {
+	if x.body == nil {
+		return x.sendBody(token, nil)
+	}
+	body, _ := x.body.rewind()
+	return x.sendBody(token, body)
+}
+
+// sendBody sends one attempt and follows redirects where that can be done.
+func (x *exchange) sendBody(token Token, body io.ReadCloser) (*http.Response, error) {
+	req := x.attempt(token, body)
+	for hop := 1; ; hop++ {
+		resp, err := x.up.Transport.RoundTrip(req)
+		if err != nil {
+			return nil, err
+		}
+		x.xfer.remote = resp.StatusCode
+		if !isRedirect(resp.StatusCode) {
+			return resp, nil
+		}
+		next, err := redirected(req, resp, hop)
+		discard(resp)
+		if err != nil {
+			return nil, err
+		}
+		req = next
+	}
+}
+
+func (x *exchange) attempt(token Token, body io.ReadCloser) *http.Request {
+	req := x.req.Clone(x.req.Context())
+	req.Header.Set("Authorization", token.Header())
+	req.Body, req.GetBody = nil, nil
+	if body != nil {
+		req.Body = body
+		// A kept connection that the server closed meanwhile: net/http then sends
+		// the request on another one, if it can have the body again.
+		req.GetBody = func() (io.ReadCloser, error) {
+			again, ok := x.body.rewind()
+			if !ok {
+				return nil, errDetached
+			}
+			return again, nil
+		}
+	}
+	return req
+}
+
+// deliver hands a final answer to the caller, or the error that stands for it.
+func (x *exchange) deliver(resp *http.Response, token Token) (*http.Response, error) {
+	switch resp.StatusCode {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusProxyAuthRequired:
+		discard(resp)
+		return nil, refusal(x.up.Name, resp.StatusCode, "")
+	case http.StatusSwitchingProtocols:
+		discard(resp)
+		return nil, &Failure{Code: codeConnection, Message: "the DICOMweb server switched protocols unasked", remote: resp.StatusCode, outcome: "remote_error"}
+	}
+	if accepts(resp.StatusCode) {
+		x.up.trust.add(token)
+	}
+	return resp, nil
+}
+
+// explain tells a broken upload of the caller's from a broken remote: the
+// transport reports both in the same way.
+func (x *exchange) explain(err error) *Failure {
+	ctx := x.req.Context()
+	if x.body != nil && cancelled(ctx) == nil {
+		if broken := x.body.failed(); broken != nil {
+			f := clientGone(broken)
+			f.Message = "the caller's request body broke off"
+			f.status = http.StatusBadRequest
+			return f
+		}
+	}
+	return sendFailure(ctx, err)
+}
+
+// accepts reports whether an answer shows that the token was taken: a server
+// that finds no such study, or no sense in the query, has looked past it.
+func accepts(status int) bool {
+	switch status {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusProxyAuthRequired, http.StatusTooManyRequests:
+		return false
+	}
+	return status < http.StatusInternalServerError
+}
+
+// refusal is a final 401, 403 or 407 of the remote's. Orthanc must not see it as
+// such: it would ask its own user for a password.
+func refusal(server string, status int, note string) *Failure {
+	f := &Failure{
+		Code:    codeScope,
+		Message: fmt.Sprintf("server %q answered %d (%s)", server, status, http.StatusText(status)),
+		status:  http.StatusBadGateway,
+		remote:  status,
+		outcome: "refused",
+	}
+	switch status {
+	case http.StatusUnauthorized:
+		f.Code = codeCredentials
+		f.Message += " to a new token"
+		f.Hints = []string{
+			"check that Scope, Audience and Resource are what this DICOMweb server expects of a token",
+			"check that the server trusts this identity provider",
+		}
+	case http.StatusForbidden:
+		f.Hints = []string{
+			"the token is valid but the client lacks a permission at the DICOMweb server",
+			"Azure Health Data Services: assign the role \"DICOM Data Owner\" or \"DICOM Data Reader\" to the client",
+			"check Scope",
+		}
+	case http.StatusProxyAuthRequired:
+		f.Code = codeConnection
+		f.Hints = []string{"the HTTP proxy in between wants credentials: check Orthanc's HttpProxy"}
+	}
+	if note != "" {
+		f.Message = fmt.Sprintf("server %q answered %d (%s): %s", server, status, http.StatusText(status), note)
+	}
+	return f
+}
+
+// maxDiscard is what is read of an answer nobody wants, to keep its connection:
+// an error text, and cheaper than a new TLS handshake.
+const maxDiscard = 16 << 10
+
+// discard ends an answer that the caller does not get. One of unknown length is
+// cut off: it could drip for ever.
+func discard(resp *http.Response) {
+	if 0 <= resp.ContentLength && resp.ContentLength <= maxDiscard {
+		io.CopyN(io.Discard, resp.Body, maxDiscard) //nolint:errcheck // only to keep the connection
+	}
+	resp.Body.Close() //nolint:errcheck // read only
+}
