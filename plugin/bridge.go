@@ -39,11 +39,12 @@ type restAnswer struct {
 // request rebuilds the HTTP request. The Orthanc user's own credentials stay
 // behind: nothing here needs them, so nothing here can log or forward them.
 func (c *restCall) request(ctx context.Context) (*http.Request, error) {
-	target := url.URL{Path: c.path, RawQuery: c.rawQuery()}
-	req, err := http.NewRequestWithContext(ctx, c.method, target.String(), bytes.NewReader(c.body))
+	req, err := http.NewRequestWithContext(ctx, c.method, "/", bytes.NewReader(c.body))
 	if err != nil {
 		return nil, err
 	}
+	// Not through the parser, which would take "//x/" for a host.
+	req.URL = &url.URL{Path: c.path, RawQuery: c.rawQuery()}
 	for _, h := range c.header {
 		switch h.key = strings.ToLower(h.key); h.key {
 		case "authorization", "proxy-authorization", "cookie":
@@ -53,7 +54,7 @@ func (c *restCall) request(ctx context.Context) (*http.Request, error) {
 			req.Header.Add(h.key, h.value)
 		}
 	}
-	req.RequestURI = target.RequestURI()
+	req.RequestURI = req.URL.RequestURI()
 	return req, nil
 }
 

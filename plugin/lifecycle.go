@@ -61,7 +61,8 @@ func (c credentials) LogValue() slog.Value { return slog.StringValue(c.String())
 type built struct {
 	node         assembly // nil: OAuth is not configured, or switched off
 	dicomWebRoot string
-	timeout      time.Duration // of a whole transfer, as Orthanc's DICOMweb plugin counts it
+	timeout      time.Duration     // of a whole transfer, as Orthanc's DICOMweb plugin counts it
+	configured   map[string]string // the operator's own DICOMweb servers, warned about already
 }
 
 // assembler makes the assembly from Orthanc's whole configuration. Level is set
@@ -77,11 +78,12 @@ type plugin struct {
 	server    *http.Server
 	registrar *registrar
 
-	ctx          context.Context // ends at OrthancStopped; parent of every request
+	ctx          context.Context // parent of every request; ends after their connections are cut
 	cancel       context.CancelFunc
 	stopping     atomic.Bool
 	restGone     atomic.Bool   // Orthanc's REST interface no longer answers
-	deregistered chan struct{} // closed when the registration has ended; nil before OrthancStarted
+	unregister   chan struct{} // closed to end the registration
+	unregistered chan struct{} // closed when it has ended; nil before OrthancStarted
 	stop         sync.Once
 	goroutines   sync.WaitGroup
 	deadline     time.Time // for closing; set by stop
@@ -90,33 +92,39 @@ type plugin struct {
 // newPlugin reads and checks the configuration and listens; nothing is visible to
 // anybody yet, and neither Orthanc's REST interface nor its database is touched.
 // It returns nil without an error where OAuth is not configured.
-func newPlugin(h host, build assembler) (p *plugin, err error) {
+func newPlugin(h host, build assembler) (*plugin, error) {
 	level := new(slog.LevelVar)
-	p = &plugin{host: h, log: newLogger(h, level)}
+	log := newLogger(h, level)
 	conf, err := h.Configuration()
 	if err != nil {
 		return nil, fmt.Errorf("read Orthanc's configuration: %w", err)
 	}
 	creds := newCredentials()
-	b, err := build(conf, creds, p.log, level)
+	b, err := build(conf, creds, log, level)
 	if err != nil || b.node == nil {
 		return nil, err
 	}
-	p.node = b.node
+	p := &plugin{host: h, log: log, node: b.node, unregister: make(chan struct{})}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	defer func() {
-		if err != nil {
-			p.Close()
-		}
-	}()
-	if err := bypassProxy(h); err != nil {
+	if err := p.open(b, creds); err != nil {
+		p.Close()
 		return nil, err
+	}
+	return p, nil
+}
+
+func (p *plugin) open(b built, c credentials) error {
+	if err := bypassProxy(p.host); err != nil {
+		return err
 	}
 	if err := p.listen(); err != nil {
-		return nil, err
+		return err
 	}
-	p.registrar = newRegistrar(h, p.log, b.dicomWebRoot, p.wanted(b, creds))
-	return p, nil
+	p.registrar = newRegistrar(p.host, p.log, b.dicomWebRoot, p.wanted(b, c))
+	for name := range b.configured {
+		p.registrar.said[name] = true
+	}
+	return nil
 }
 
 // listen opens the data path. It is served from OrthancStarted on.
@@ -164,7 +172,7 @@ func (p *plugin) Started() {
 			p.log.Error("cannot start; tokens are still acquired by this instance alone", "error", err)
 		}
 	})
-	p.deregistered = make(chan struct{})
+	p.unregistered = make(chan struct{})
 	p.spawn("registration", p.register)
 }
 
@@ -172,8 +180,8 @@ func (p *plugin) Started() {
 // them away: one after the other in one goroutine, or a last PUT might follow the
 // DELETE.
 func (p *plugin) register() {
-	defer close(p.deregistered)
-	p.registrar.Run(p.ctx)
+	defer close(p.unregistered)
+	p.registrar.Run(p.unregister)
 	if p.restGone.Load() {
 		return
 	}
@@ -222,16 +230,20 @@ func (p *plugin) Close() {
 func (p *plugin) shutDown() {
 	p.deadline = time.Now().Add(closeTimeout)
 	p.stopping.Store(true)
-	p.cancel()
-	if p.deregistered != nil {
+	close(p.unregister)
+	if p.unregistered != nil {
 		select { // bounded, because a call into Orthanc takes no context
-		case <-p.deregistered:
+		case <-p.unregistered:
 		case <-time.After(removeTimeout):
 		}
 	}
+	// Connections first and contexts second: a handler that returns because its
+	// context ended would finish the answer properly, and half a study would look
+	// like a whole one.
 	if p.server != nil {
 		p.server.Close() //nolint:errcheck // connections are cut, whatever state they are in
 	}
+	p.cancel()
 	if p.listener != nil {
 		p.listener.Close() //nolint:errcheck // closed already if it was served
 	}

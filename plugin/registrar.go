@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -54,16 +53,17 @@ type registrar struct {
 	log  *slog.Logger
 	uri  string // {DicomWeb.Root}servers
 	want map[string]dicomWebServer
-	said map[string]string // name to the URL last reported as replaced
+	said map[string]bool // names of servers reported as replaced
+	made bool            // something has been put, and is to be removed in the end
 }
 
 func newRegistrar(r rest, log *slog.Logger, root string, want map[string]dicomWebServer) *registrar {
 	uri := "/" + strings.Trim(root, "/") + "/servers"
-	return &registrar{rest: r, log: log, uri: strings.Replace(uri, "//", "/", 1), want: want, said: map[string]string{}}
+	return &registrar{rest: r, log: log, uri: strings.Replace(uri, "//", "/", 1), want: want, said: map[string]bool{}}
 }
 
-// Run registers the servers and keeps them registered until ctx ends.
-func (r *registrar) Run(ctx context.Context) {
+// Run registers the servers and keeps them registered until stop is closed.
+func (r *registrar) Run(stop <-chan struct{}) {
 	p := pace{started: time.Now()}
 	for {
 		changed, err := r.reconcile()
@@ -74,7 +74,7 @@ func (r *registrar) Run(ctx context.Context) {
 			r.log.Info("DICOMweb servers registered", "servers", len(r.want))
 		}
 		select {
-		case <-ctx.Done():
+		case <-stop:
 			return
 		case <-time.After(p.pause()):
 		}
@@ -166,16 +166,17 @@ func (r *registrar) put(name string) error {
 	if err := r.rest.Put(r.uri+"/"+name, body); err != nil {
 		return fmt.Errorf("register DICOMweb server %q: %w", name, err)
 	}
+	r.made = true
 	return nil
 }
 
 // sayReplaced warns when a server of the operator's own, with the name of an
-// OAuth server, loses to ours: once per name and URL, not on every look.
+// OAuth server, loses to ours: once, not on every look.
 func (r *registrar) sayReplaced(name string, found dicomWebServer) {
-	if found.URL == "" || found.ours() || r.said[name] == found.URL {
+	if found.URL == "" || found.ours() || r.said[name] {
 		return
 	}
-	r.said[name] = found.URL
+	r.said[name] = true
 	r.log.Warn("the OAuth server replaces a DICOMweb server of the same name; remove it from DicomWeb.Servers",
 		"server", name, "replaced_url", withoutUserinfo(found.URL))
 }
@@ -207,8 +208,11 @@ func (r *registrar) removeOrphans(found map[string]dicomWebServer) (removed int)
 
 // Remove deletes the servers again, so that neither Orthanc's database nor a
 // request that is still to come meets a dead port. It leaves alone what somebody
-// else has put under the same name meanwhile.
+// else has put under the same name meanwhile. Run must have returned.
 func (r *registrar) Remove() error {
+	if !r.made {
+		return nil
+	}
 	found, err := r.list()
 	if err != nil {
 		return err
