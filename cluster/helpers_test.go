@@ -19,6 +19,10 @@ import (
 // secret returns a key of the ring that differs by n.
 func secret(n byte) []byte { return bytes.Repeat([]byte{n}, minSecret) }
 
+// keyOf returns a key as tokens makes them.
+func keyOf(n int) string {
+	return strings.Repeat(fmt.Sprintf("%08x", uint32(n)*2654435761), 8)
+}
 
 // lab runs nodes on a network in memory, inside a bubble.
 type lab struct {
