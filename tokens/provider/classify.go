@@ -130,7 +130,9 @@ func isDial(err error) bool {
 }
 
 // isHandshakeTimeout knows net/http's error, which has no exported type.
-func isHandshakeTimeout(err error) bool { return strings.Contains(err.Error(), "TLS handshake timeout") }
+func isHandshakeTimeout(err error) bool {
+	return strings.Contains(err.Error(), "TLS handshake timeout")
+}
 
 func isTLS(err error) bool {
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
@@ -142,7 +144,7 @@ func isTLS(err error) bool {
 	if _, ok := errors.AsType[tls.AlertError](err); ok {
 		return true
 	}
-	return isCertificate(err) || isRemoteAlert(err)
+	return isCertificate(err) || isRemoteAlert(err) || errors.Is(err, http.ErrSchemeMismatch)
 }
 
 func isCertificate(err error) bool {

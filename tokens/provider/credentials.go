@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"net/http"
 	"net/netip"
@@ -45,6 +46,20 @@ type Config struct {
 	Timeout         time.Duration     // DefaultTimeout when 0
 	Transport       http.RoundTripper // its TLS and proxy settings are used; http.DefaultTransport when nil
 }
+
+// String implements fmt.Stringer.
+func (c Config) String() string { return "client " + c.ClientID + " of a token endpoint" }
+
+// Format implements fmt.Formatter for every verb: parameters can be secret.
+func (c Config) Format(f fmt.State, _ rune) {
+	io.WriteString(f, c.String()) //nolint:errcheck // fmt.State reports no errors
+}
+
+// LogValue implements slog.LogValuer.
+func (c Config) LogValue() slog.Value { return slog.StringValue(c.String()) }
+
+// MarshalText implements encoding.TextMarshaler, and so JSON.
+func (c Config) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
 // ClientCredentials is a client that authenticates with an id and a secret.
 // It is safe for concurrent use.
@@ -124,7 +139,10 @@ func form(cfg Config) url.Values {
 }
 
 // String implements fmt.Stringer.
-func (c *ClientCredentials) String() string { return "client credentials of " + c.cfg.ClientID }
+func (c *ClientCredentials) String() string { return c.cfg.String() }
+
+// Format implements fmt.Formatter for every verb.
+func (c *ClientCredentials) Format(f fmt.State, verb rune) { c.cfg.Format(f, verb) }
 
 // Fetch obtains a token. A failure is an *Error. In auto mode one call may send
 // two requests, until an answer has shown which style the provider takes.
@@ -205,15 +223,19 @@ func (c *ClientCredentials) request(ctx context.Context, style AuthStyle) (Respo
 		body, _ := readBody(resp.Body) // the status is enough
 		return Response{}, refusal(resp, body)
 	}
-	body, err := readBody(resp.Body)
-	if err != nil {
-		return Response{}, broken(err)
-	}
-	r, bad := parse(body, c.cfg.AssumedLifetime)
+	r, bad := c.grant(resp.Body)
 	if bad != nil {
 		bad.Status = resp.StatusCode
 	}
 	return r, bad
+}
+
+func (c *ClientCredentials) grant(r io.Reader) (Response, *Error) {
+	body, err := readBody(r)
+	if err != nil {
+		return Response{}, broken(err)
+	}
+	return parse(body, c.cfg.AssumedLifetime)
 }
 
 func (c *ClientCredentials) build(ctx context.Context, style AuthStyle) (*http.Request, error) {
@@ -234,9 +256,4 @@ func (c *ClientCredentials) build(ctx context.Context, style AuthStyle) (*http.R
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", "orthanc-oauth")
 	return req, nil
-}
-
-// Format implements fmt.Formatter: endpoint parameters can be secret.
-func (c *ClientCredentials) Format(f fmt.State, _ rune) {
-	io.WriteString(f, c.String()) //nolint:errcheck // fmt.State reports no errors
 }
