@@ -16,49 +16,50 @@ import (
 // Warnings. Secrets in files are loaded once to see that they can be, and not
 // kept.
 func Parse(orthancJSON []byte, opts Options) (*Config, error) {
+	r := &report{}
+	tree, err := readJSON(orthancJSON)
+	if err != nil {
+		return &Config{}, Errors{{Code: InvalidValue, Message: err.Error()}}
+	}
 	s, err := newSchema()
 	if err != nil {
 		return nil, err
 	}
-	r := &report{}
-	doc, err := open(orthancJSON, s, r)
+	doc, err := locate(tree, s, r)
 	if err != nil {
-		return &Config{Warnings: r.warnings}, Errors{{Code: InvalidValue, Message: err.Error()}}
+		return &Config{}, Errors{{Code: InvalidValue, Message: err.Error()}}
 	}
-	if opts.Expand {
-		expandSection(doc, opts.lookupEnv(), r)
+	return (&builder{opts: opts, report: r, doc: doc}).parse(s)
+}
+
+// parse brings the section into its canonical shape, validates it and builds
+// the Config.
+func (b *builder) parse(s *schema) (*Config, error) {
+	r, doc := b.report, b.doc
+	if b.opts.Expand {
+		expandSection(doc, b.opts.lookupEnv(), r)
 	}
 	normalise(doc, s, r)
-	dropSidecarKeys(doc, s.root, opts)
+	dropSidecarKeys(doc, s.root, b.opts)
 	s.validate(doc, r)
-
-	cfg := &Config{}
 	if len(r.errs) == 0 {
-		b := &builder{opts: opts, report: r, doc: doc}
-		if cfg, err = b.build(s); err != nil {
+		if err := b.build(s); err != nil {
 			return nil, err
 		}
 	}
 	if doc.section["Enabled"] == false {
 		r.downgrade()
-		*cfg = Config{}
+		b.cfg = Config{}
 	}
 	if err := r.failed(); err != nil {
 		return &Config{Warnings: r.warnings}, err
 	}
-	cfg.Orthanc = readOrthanc(doc, opts)
+	cfg := &b.cfg
+	cfg.Orthanc = readOrthanc(doc, b.opts)
 	warnOrthanc(cfg, r)
 	cfg.Warnings = r.warnings
 	cfg.effective = doc.redacted(s)
 	return cfg, nil
-}
-
-func open(raw []byte, s *schema, r *report) (*document, error) {
-	tree, err := readJSON(raw)
-	if err != nil {
-		return nil, err
-	}
-	return locate(tree, s, r)
 }
 
 // dropSidecarKeys takes out what only orthanc-oauth serve reads, so that it and
@@ -111,11 +112,11 @@ type builder struct {
 	cfg    Config
 }
 
-func (b *builder) build(s *schema) (*Config, error) {
+func (b *builder) build(s *schema) error {
 	b.fillDefaults(s)
 	var f fileSection
 	if err := decode(b.doc.section, &f); err != nil {
-		return nil, fmt.Errorf("schema and code differ: %w", err)
+		return fmt.Errorf("schema and code differ: %w", err)
 	}
 	at := place{path: b.doc.base}
 	b.cfg = Config{
@@ -136,7 +137,7 @@ func (b *builder) build(s *schema) (*Config, error) {
 	if b.opts.Sidecar {
 		b.sidecar(at, f)
 	}
-	return &b.cfg, nil
+	return nil
 }
 
 // fillDefaults writes the schema's defaults into the section, of the chosen

@@ -239,19 +239,18 @@ func TestParse_SidecarRefusesWhatIsOpen(t *testing.T) {
 DicomWeb.OAuth.AdminTokenFile: is missing; it is the path of a file with the bearer token of the admin routes`},
 		{`"UsersFile": "", "AdminTokenFile": "/nowhere", `, `DicomWeb.OAuth.UsersFile: is empty; is ${VAR} set?
 DicomWeb.OAuth.AdminTokenFile: file "/nowhere": no such file or directory`},
-		{`"UsersFile": "FILE", "AdminTokenFile": "FILE", "Listen": ":8043", "AdminListen": "8044", `,
+		{`"UsersFile": "@", "AdminTokenFile": "@", "Listen": ":8043", "AdminListen": "8044", `,
 			`DicomWeb.OAuth.Listen: found ":8043", which is not loopback; set ListenTLS, or AllowInsecure
 DicomWeb.OAuth.AdminListen: found "8044"; allowed: host:port`},
-		{`"UsersFile": "FILE", "AdminTokenFile": "FILE", "ListenTLS": {"CertFile": "FILE"}, `,
+		{`"UsersFile": "@", "AdminTokenFile": "@", "ListenTLS": {"CertFile": "@"}, `,
 			`DicomWeb.OAuth.ListenTLS: CertFile and KeyFile go together; one of them is missing or empty`},
-		{`"UsersFile": "FILE", "AdminTokenFile": "FILE", "ListenTLS": {"CertFile": "FILE", "KeyFile": "FILE"}, `,
-			`DicomWeb.OAuth.ListenTLS: files "FILE" and "FILE" are not a PEM certificate and its key`},
+		{`"UsersFile": "@", "AdminTokenFile": "@", "ListenTLS": {"CertFile": "@", "KeyFile": "@"}, `,
+			`DicomWeb.OAuth.ListenTLS: files "@" and "@" are not a PEM certificate and its key`},
 	}
 	file := writeFile(t, "secret", "hush")
 	for _, tt := range tests {
-		text := strings.ReplaceAll(withServer(``, tt.keys), "FILE\"", file+"\"")
-		_, err := Parse([]byte(text), Options{Sidecar: true})
-		if want := strings.ReplaceAll(tt.want, "FILE\"", file+"\""); err == nil || err.Error() != strings.ReplaceAll(want, "Users"+file, "UsersFile") {
+		_, err := Parse([]byte(strings.ReplaceAll(withServer(``, tt.keys), "@", file)), Options{Sidecar: true})
+		if want := strings.ReplaceAll(tt.want, "@", file); err == nil || err.Error() != want {
 			t.Errorf("%s\ngot\n%v\nwant\n%s", tt.keys, err, want)
 		}
 	}
