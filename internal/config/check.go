@@ -56,12 +56,10 @@ func (b *builder) load(ref SecretRef) SecretRef {
 }
 
 // failed reports the error of loading a secret, if any.
-func (b *builder) failed(_ any, err error) bool {
-	var problem *Error
-	if errors.As(err, &problem) {
+func (b *builder) failed(_ any, err error) {
+	if problem, ok := errors.AsType[*Error](err); ok {
 		b.report.errs = append(b.report.errs, problem)
 	}
-	return err != nil
 }
 
 // checkKey reports a key that is not base64 of enough bytes; that it cannot be

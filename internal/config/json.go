@@ -45,8 +45,7 @@ func readJSON(raw []byte) (any, error) {
 func checkSyntax(plain []byte) error {
 	var whole json.RawMessage
 	err := json.Unmarshal(plain, &whole)
-	var syntax *json.SyntaxError
-	if errors.As(err, &syntax) {
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		// Offset counts the bytes read, the offending one included.
 		return malformed(plain, max(0, int(syntax.Offset)-1), syntax.Error())
 	}

@@ -20,17 +20,20 @@ func TestParse_StartsWhatThePythonPluginsDocumentsSay(t *testing.T) {
 			"guide, option 1", `{"Plugins": ["/path/to/dicomweb_oauth_plugin.py"], "DicomWeb": {"OAuth": {"Enabled": true,
 			"CacheBackend": "redis", "Redis": {"Host": "redis.example.com", "Port": 6379, "DB": 0,
 			"Password": "${REDIS_PASSWORD}", "Prefix": "orthanc:oauth:"}, "Servers": [{"Name": "a", ` + server + `}]}}}`,
-			BackendRedis, []string{`DicomWeb.OAuth.Redis: Redis beyond loopback without TLS`},
+			BackendRedis,
+			[]string{`DicomWeb.OAuth.Redis: Redis beyond loopback without TLS`},
 		},
 		{
 			"reference, servers by name", `{"DicomWebOAuth": {"Servers": {"a": {` + server + `, "Scope": "x/.default",
 			"TokenRefreshBufferSeconds": 600, "VerifySSL": true, "ProviderType": "azure"}}}}`,
-			BackendMemory, []string{`DicomWebOAuth: is the old place of this section; move it to "DicomWeb.OAuth"`},
+			BackendMemory,
+			[]string{`DicomWebOAuth: is the old place of this section; move it to "DicomWeb.OAuth"`},
 		},
 		{
 			"older keys", `{"DicomWeb": {"OAuth": {"CacheType": "memory", "ConfigVersion": "1.0", "LogLevel": "INFO",
 			"Servers": {"a": {` + server + `, "RefreshBufferSeconds": 60, "Type": "Generic"}}}}}`,
-			BackendMemory, []string{
+			BackendMemory,
+			[]string{
 				`DicomWeb.OAuth.CacheType: is an old spelling; write "CacheBackend"`,
 				`DicomWeb.OAuth.Servers "a": RefreshBufferSeconds: is an old spelling; write "TokenRefreshBufferSeconds"`,
 				`DicomWeb.OAuth.Servers "a": Type: is an old spelling; write "ProviderType"`,
@@ -44,16 +47,19 @@ func TestParse_StartsWhatThePythonPluginsDocumentsSay(t *testing.T) {
 		},
 		{
 			"a root level of somebody else", `{"LogLevel": {"core": 1}, "DicomWeb": {"OAuth": {"Servers": {"a": {` + server + `}}}}}`,
-			BackendMemory, []string{`LogLevel: found an object at the root of the file, which is not taken; allowed: "debug", "info", "warn", "warning", "error", "critical", "default"`},
+			BackendMemory,
+			[]string{`LogLevel: found an object at the root of the file, which is not taken; allowed: "debug", "info", "warn", "warning", "error", "critical", "default"`},
 		},
 		{
 			"Redis URL", `{"DicomWeb": {"OAuth": {"CacheBackend": "redis", "RedisUrl": "redis://:p@localhost:6379/0", "Servers": {"a": {` + server + `}}}}}`,
-			BackendRedis, []string{`DicomWeb.OAuth.RedisUrl: is an old spelling; write "Redis" with "Host", "Port", "DB", "Password", "SSL"`},
+			BackendRedis,
+			[]string{`DicomWeb.OAuth.RedisUrl: is an old spelling; write "Redis" with "Host", "Port", "DB", "Password", "SSL"`},
 		},
 		{
 			"keys without effect", `{"DicomWeb": {"OAuth": {"LogFile": "/x", "AuditLogging": {"Enabled": true}, "TokenValidation": true,
 			"RateLimiting": {}, "Servers": {"a": {` + server + `, "TokenLifetime": 3600, "RequireHTTPS": true}}}}}`,
-			BackendMemory, []string{
+			BackendMemory,
+			[]string{
 				`DicomWeb.OAuth.LogFile: has no effect: Orthanc's own log receives this plugin's lines (--logfile, --logdir); the sidecar writes to standard error`,
 				`DicomWeb.OAuth.AuditLogging: has no effect: use SecurityLog`,
 				`DicomWeb.OAuth.TokenValidation: has no effect: the DICOMweb server validates its tokens`,
@@ -65,7 +71,8 @@ func TestParse_StartsWhatThePythonPluginsDocumentsSay(t *testing.T) {
 		{
 			"values that ask for nothing", `{"DicomWeb": {"OAuth": {"DisableJWTValidation": true, "Servers": {"a": {` + server + `,
 			"UseManagedIdentity": false, "TenantId": "", "Mode": "proxy"}}}}}`,
-			BackendMemory, []string{
+			BackendMemory,
+			[]string{
 				`DicomWeb.OAuth.DisableJWTValidation: has no effect yet`,
 				`DicomWeb.OAuth.Servers "a": UseManagedIdentity: has no effect yet`,
 				`DicomWeb.OAuth.Servers "a": TenantId: has no effect yet`,

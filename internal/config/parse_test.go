@@ -239,13 +239,19 @@ func TestParse_SidecarRefusesWhatIsOpen(t *testing.T) {
 DicomWeb.OAuth.AdminTokenFile: is missing; it is the path of a file with the bearer token of the admin routes`},
 		{`"UsersFile": "", "AdminTokenFile": "/nowhere", `, `DicomWeb.OAuth.UsersFile: is empty; is ${VAR} set?
 DicomWeb.OAuth.AdminTokenFile: file "/nowhere": no such file or directory`},
-		{`"UsersFile": "@", "AdminTokenFile": "@", "Listen": ":8043", "AdminListen": "8044", `,
+		{
+			`"UsersFile": "@", "AdminTokenFile": "@", "Listen": ":8043", "AdminListen": "8044", `,
 			`DicomWeb.OAuth.Listen: found ":8043", which is not loopback; set ListenTLS, or AllowInsecure
-DicomWeb.OAuth.AdminListen: found "8044"; allowed: host:port`},
-		{`"UsersFile": "@", "AdminTokenFile": "@", "ListenTLS": {"CertFile": "@"}, `,
-			`DicomWeb.OAuth.ListenTLS: CertFile and KeyFile go together; one of them is missing or empty`},
-		{`"UsersFile": "@", "AdminTokenFile": "@", "ListenTLS": {"CertFile": "@", "KeyFile": "@"}, `,
-			`DicomWeb.OAuth.ListenTLS: files "@" and "@" are not a PEM certificate and its key`},
+DicomWeb.OAuth.AdminListen: found "8044"; allowed: host:port`,
+		},
+		{
+			`"UsersFile": "@", "AdminTokenFile": "@", "ListenTLS": {"CertFile": "@"}, `,
+			`DicomWeb.OAuth.ListenTLS: CertFile and KeyFile go together; one of them is missing or empty`,
+		},
+		{
+			`"UsersFile": "@", "AdminTokenFile": "@", "ListenTLS": {"CertFile": "@", "KeyFile": "@"}, `,
+			`DicomWeb.OAuth.ListenTLS: files "@" and "@" are not a PEM certificate and its key`,
+		},
 	}
 	file := writeFile(t, "secret", "hush")
 	for _, tt := range tests {

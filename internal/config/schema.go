@@ -198,9 +198,8 @@ func brief(s string) string {
 // validate checks the types of a section whose keys are canonical, and reports
 // each violation in this package's words.
 func (s *schema) validate(doc *document, r *report) {
-	err := s.compiled.Validate(doc.section)
-	var violation *jsonschema.ValidationError
-	if !errors.As(err, &violation) {
+	violation, ok := errors.AsType[*jsonschema.ValidationError](s.compiled.Validate(doc.section))
+	if !ok {
 		return
 	}
 	leaves := leafErrors(violation, nil)

@@ -207,8 +207,7 @@ func readRegular(path string, limit int64) ([]byte, error) {
 // bare strips the operation and path that os puts before an error, since the
 // message names the path already.
 func bare(err error) error {
-	var pathErr *fs.PathError
-	if errors.As(err, &pathErr) {
+	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
 		return pathErr.Err
 	}
 	return err
