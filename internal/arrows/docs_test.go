@@ -1,6 +1,9 @@
 package arrows
 
 import (
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"net/url"
 	"os"
 	"path"
@@ -90,6 +93,84 @@ func TestDocs_TheIndexOfDecisionsIsWhole(t *testing.T) {
 		if !slices.Contains(indexed, name) {
 			t.Errorf("%s is not in the index", name)
 		}
+	}
+}
+
+// functionName is how documents name a function or method: with "()" behind it.
+var functionName = regexp.MustCompile("`(?:([A-Za-z]\\w*)\\.)?([A-Za-z]\\w*)\\(\\)`")
+
+func TestDocs_FunctionsNamedInTheArchitectureExist(t *testing.T) {
+	declared := declaredFunctions(parse(t, token.NewFileSet()))
+	named := 0
+	walk(t, ".md", func(name string, text []byte) {
+		if name != "docs/architecture.md" {
+			return
+		}
+		for _, m := range functionName.FindAllStringSubmatch(string(text), -1) {
+			named++
+			if !declared[m[1]+"."+m[2]] {
+				t.Errorf("%s names %s, which does not exist", name, m[0])
+			}
+		}
+	})
+	if named == 0 {
+		t.Error("docs/architecture.md names no function; the test has gone blind")
+	}
+}
+
+// declaredFunctions returns what documents may name: methods as Type.Name,
+// functions as .Name and package.Name, an interface's methods as Type.Name.
+func declaredFunctions(sources []source) map[string]bool {
+	declared := make(map[string]bool)
+	for _, s := range sources {
+		for node := range ast.Preorder(s.file) {
+			switch n := node.(type) {
+			case *ast.FuncDecl:
+				for _, owner := range owners(s.file.Name.Name, n) {
+					declared[owner+"."+n.Name.Name] = true
+				}
+			case *ast.TypeSpec:
+				if i, ok := n.Type.(*ast.InterfaceType); ok {
+					for _, m := range i.Methods.List {
+						for _, method := range m.Names {
+							declared[n.Name.Name+"."+method.Name] = true
+						}
+					}
+				}
+			}
+		}
+	}
+	return declared
+}
+
+func owners(pkg string, f *ast.FuncDecl) []string {
+	if f.Recv == nil {
+		return []string{"", pkg}
+	}
+	recv := f.Recv.List[0].Type
+	if star, ok := recv.(*ast.StarExpr); ok {
+		recv = star.X
+	}
+	if id, ok := recv.(*ast.Ident); ok {
+		return []string{id.Name}
+	}
+	return nil // generic: nothing here is
+}
+
+func TestDeclaredFunctions_KnowsFunctionsAndMethods(t *testing.T) {
+	const text = "package p\nfunc F() {}\nfunc (*T) M() {}\nfunc (T) N() {}\ntype I interface{ O() }"
+	file, err := parser.ParseFile(token.NewFileSet(), "planted.go", text, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := declaredFunctions([]source{{file: file}})
+	for _, want := range []string{".F", "p.F", "T.M", "T.N", "I.O"} {
+		if !got[want] {
+			t.Errorf("%s is not known", want)
+		}
+	}
+	if got[".M"] || got["T.F"] {
+		t.Errorf("known beyond what is declared: %v", got)
 	}
 }
 
