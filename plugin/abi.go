@@ -12,6 +12,8 @@ import (
 	"runtime/debug"
 	"sync/atomic"
 	"unsafe"
+
+	"orthanc-oauth/internal/node"
 )
 
 // loaded is the plugin that Orthanc has initialised. The C interface calls plain
@@ -42,7 +44,7 @@ func OrthancPluginInitialize(context *C.OrthancPluginContext) (code C.int32_t) {
 			logName, C.GoString(context.orthancVersion), oldestMajor, oldestMinor, oldestRevision))
 		return -1
 	}
-	p, err := newPlugin(o, assemble)
+	p, err := newPlugin(o, assembleWith(newNode))
 	if err != nil {
 		o.Log(slog.LevelError, logName+oneLine(err))
 		return -1
@@ -96,7 +98,7 @@ func (in *instance) guard(what string) {
 //export oauthVersion
 func oauthVersion(target *C.char, size C.size_t) {
 	out := unsafe.Slice((*byte)(unsafe.Pointer(target)), int(size))
-	n := copy(out[:len(out)-1], version)
+	n := copy(out[:len(out)-1], node.Version)
 	out[n] = 0
 }
 

@@ -9,7 +9,8 @@ import (
 	"orthanc-oauth/internal/config"
 )
 
-// nodeMaker makes the assembly of a configuration that has been checked.
+// nodeMaker makes the assembly of a configuration that has been checked, and logs
+// its warnings.
 type nodeMaker func(conf *config.Config, c credentials, log *slog.Logger) (assembly, error)
 
 // assembleWith returns the assembler that reads the configuration Orthanc hands
@@ -21,9 +22,6 @@ func assembleWith(newNode nodeMaker) assembler {
 			return built{}, describe(err)
 		}
 		level.Set(conf.LogLevel)
-		for _, w := range conf.Warnings {
-			log.Warn("configuration: " + w.String())
-		}
 		if !conf.Enabled {
 			log.Warn("switched off by Enabled in the configuration")
 			return built{}, nil

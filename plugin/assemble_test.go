@@ -55,9 +55,6 @@ func TestAssemble_TakesFromOrthancsConfigurationWhatItNeeds(t *testing.T) {
 	if lines := o.logged("canary"); len(lines) != 0 {
 		t.Errorf("secrets logged: %q", lines)
 	}
-	if lines := o.logged("WARN"); len(lines) != 1 || !strings.Contains(lines[0], "pacs") {
-		t.Errorf("warnings %q, want one about the server of the same name", lines)
-	}
 }
 
 func TestAssemble_RefusesInOneErrorWithCodes(t *testing.T) {
@@ -77,9 +74,12 @@ func TestAssemble_RefusesInOneErrorWithCodes(t *testing.T) {
 }
 
 func TestAssemble_IsNothingWhenSwitchedOff(t *testing.T) {
-	b, conf, _, err := assembleNode(t, strings.Replace(goodConf, `"LogLevel"`, `"Enabled": false, "LogLevel"`, 1))
+	b, conf, o, err := assembleNode(t, strings.Replace(goodConf, `"LogLevel"`, `"Enabled": false, "LogLevel"`, 1))
 	if err != nil || b.node != nil || conf != nil {
 		t.Errorf("%+v, %v, %v", b, conf, err)
+	}
+	if len(o.logged("switched off")) != 1 {
+		t.Errorf("log %q, want it to say why nothing happens", o.lines)
 	}
 }
 

@@ -45,8 +45,10 @@ func TestServe_KeepsTheOrthancUsersCredentialsBack(t *testing.T) {
 		}
 	})
 	c := restCall{method: http.MethodGet, path: "/dicomweb-oauth/live", header: []pair{
-		{"authorization", "Basic canary"}, {"Authorization", "Basic canary"},
-		{"proxy-authorization", "canary"}, {"cookie", "session=canary"},
+		{"authorization", "Basic canary"},
+		{"Authorization", "Basic canary"},
+		{"proxy-authorization", "canary"},
+		{"cookie", "session=canary"},
 	}}
 	c.serve(t.Context(), h)
 }

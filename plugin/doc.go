@@ -18,9 +18,6 @@
 //	go build -tags orthanc -buildmode=c-shared -o libOrthancDicomWebOAuth.so ./plugin
 package main
 
-// version is what Orthanc shows in /plugins; the build sets it with -ldflags -X.
-var version = "0.1.0"
-
 // main is never called: the library is loaded, not run. Without the orthanc tag
 // (or without cgo) this is all that is left of the program.
 func main() {}

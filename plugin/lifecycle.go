@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"net"
@@ -22,13 +21,17 @@ const (
 	minWait       = 100 * time.Millisecond  // in Finalize, however late it comes
 )
 
-// Timeouts of the loopback listener. There is none on bodies: a study of 100 GB
+// Limits of the loopback listener. There is none on bodies: a study of 100 GB
 // may take its hour, and the proxy watches for transfers that stand still.
 const (
 	headerTimeout = 10 * time.Second
 	idleTimeout   = 2 * time.Minute
 	maxHeader     = 64 << 10
 )
+
+// adminTimeout bounds a call of an admin route, which holds one of Orthanc's 50
+// HTTP threads. The slowest acquires a token, in at most 10 s.
+const adminTimeout = 30 * time.Second
 
 // assembly is what the plugin runs: internal/node, or a fake in tests.
 type assembly interface {
@@ -39,23 +42,6 @@ type assembly interface {
 	Gauges() map[string]float64
 	Close(ctx context.Context) error
 }
-
-// credentials protect the loopback listener from other users of the machine. They
-// live as long as the plugin is loaded.
-type credentials struct{ user, password string }
-
-func newCredentials() credentials {
-	return credentials{user: userPrefix + rand.Text()[:8], password: rand.Text()}
-}
-
-// String keeps the password out of logs.
-func (c credentials) String() string { return c.user + ":(redacted)" }
-
-// GoString keeps the password out of %#v.
-func (c credentials) GoString() string { return c.String() }
-
-// LogValue keeps the password out of structured logs.
-func (c credentials) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
 // built is what an assembler makes of a configuration.
 type built struct {
@@ -282,7 +268,9 @@ func (p *plugin) Answer(c restCall) (answer restAnswer) {
 	if p.stopping.Load() {
 		return plainAnswer(http.StatusServiceUnavailable)
 	}
-	return c.serve(p.ctx, p.node.Admin())
+	ctx, cancel := context.WithTimeout(p.ctx, adminTimeout)
+	defer cancel()
+	return c.serve(ctx, p.node.Admin())
 }
 
 // RefreshGauges copies the gauges into Orthanc's own metrics, which have neither

@@ -52,7 +52,7 @@ func (n *fakeNode) Admin() http.Handler {
 
 func (n *fakeNode) Data() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if user, password, _ := r.BasicAuth(); user != n.creds.user || password != n.creds.password {
+		if !n.creds.authorize(r) {
 			http.Error(w, "who are you", http.StatusUnauthorized)
 			return
 		}
@@ -100,7 +100,7 @@ func requireNoLeak(t *testing.T) {
 func eventually(t *testing.T, f func() error) {
 	t.Helper()
 	var err error
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if err = f(); err == nil {
 			return
 		}
@@ -232,7 +232,7 @@ func TestStopped_DeregistersCutsRequestsAndClosesTheListener(t *testing.T) {
 		t.Error("a request that was cut ended as if it were whole")
 	}
 	<-n.cut
-	if _, err := net.DialTimeout("tcp", p.listener.Addr().String(), time.Second); err == nil {
+	if _, err := new(net.Dialer).DialContext(t.Context(), "tcp", p.listener.Addr().String()); err == nil {
 		t.Error("the listener still accepts")
 	}
 	if a := p.Answer(restCall{method: http.MethodGet, path: "/dicomweb-oauth/live"}); a.status != http.StatusServiceUnavailable {
@@ -334,16 +334,6 @@ func TestRefreshGauges_ReachOrthancsMetrics(t *testing.T) {
 	p.RefreshGauges()
 	if len(o.gauges) != 0 {
 		t.Errorf("gauges after the stop: %v", o.gauges)
-	}
-}
-
-func TestCredentials_RedactThemselves(t *testing.T) {
-	o := newFakeOrthanc()
-	c := newCredentials()
-	newLogger(o, slog.LevelInfo).Info("x", "c", c)
-	all := strings.Join(o.lines, "") + fmt.Sprint(c) + fmt.Sprintf("%+v %#v %s", c, c, c)
-	if strings.Contains(all, c.password) {
-		t.Errorf("the password shows in %q", all)
 	}
 }
 
