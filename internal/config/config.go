@@ -110,7 +110,7 @@ type Proxy struct {
 type Sidecar struct {
 	Listen      string    // host:port of the data path
 	ListenTLS   TLSFiles  // of both addresses; empty for plain HTTP
-	Users       SecretRef // the data path's credentials, one name:password a line
+	Users       SecretRef // the data path's credentials, as proxy.Users reads them
 	AdminListen string    // host:port of the admin routes
 	AdminToken  SecretRef
 }

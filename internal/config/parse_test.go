@@ -235,7 +235,7 @@ func TestParse_Sidecar(t *testing.T) {
 
 func TestParse_SidecarRefusesWhatIsOpen(t *testing.T) {
 	tests := []struct{ keys, want string }{
-		{``, `DicomWeb.OAuth.UsersFile: is missing; it is the path of a file with one name:password a line
+		{``, `DicomWeb.OAuth.UsersFile: is missing; it is the path of a file with the credentials of the data path (orthanc-oauth hash-password)
 DicomWeb.OAuth.AdminTokenFile: is missing; it is the path of a file with the bearer token of the admin routes`},
 		{`"UsersFile": "", "AdminTokenFile": "/nowhere", `, `DicomWeb.OAuth.UsersFile: is empty; is ${VAR} set?
 DicomWeb.OAuth.AdminTokenFile: file "/nowhere": no such file or directory`},

@@ -4,7 +4,7 @@ package config
 // lend patient data to every local user, so there is no default for them.
 func (b *builder) sidecar(at place, f fileSection) {
 	s := Sidecar{Listen: f.Listen, AdminListen: f.AdminListen}
-	s.Users = b.requiredFile(at.at("UsersFile"), f.UsersFile, "with one name:password a line")
+	s.Users = b.requiredFile(at.at("UsersFile"), f.UsersFile, "with the credentials of the data path (orthanc-oauth hash-password)")
 	s.AdminToken = b.requiredFile(at.at("AdminTokenFile"), f.AdminTokenFile, "with the bearer token of the admin routes")
 	s.ListenTLS.CertFile, s.ListenTLS.KeyFile = b.keyPair(at.at("ListenTLS"), f.ListenTLS.CertFile, f.ListenTLS.KeyFile)
 	b.listener(at.at("Listen"), f.Listen, s.ListenTLS.IsSet())
