@@ -40,6 +40,11 @@ func (e *Error) Error() string { return fmt.Sprintf("server %q: %v", e.Server, e
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
+// attrs are what a log says of the error.
+func (e *Error) attrs() []any {
+	return []any{"server", e.Server, "code", string(e.Code), "retry_after", e.RetryAfter.Round(time.Millisecond), "cause", e.Err}
+}
+
 // failure gives err the code of what it means to the user of a server.
 func failure(server string, err error) *Error {
 	if e, ok := errors.AsType[*Error](err); ok {

@@ -115,8 +115,9 @@ func (c *credential) read(e backend.Entry, again bool) (*grant, error) {
 	c.history.note(v.token, e.ID, c.manager.clock.Now()+ttl+margin(v.life))
 	now := c.manager.now()
 	at := spanOf(v, now+ttl+margin(v.life), c.buffer)
+	header := v.scheme + " " + v.token
 	return &grant{
-		header: v.scheme + " " + v.token, scheme: v.scheme, stamp: e.Stamp, origin: e.From,
+		header: &header, scheme: v.scheme, stamp: e.Stamp, origin: e.From,
 		cred: c, base: c.manager.base, soft: at.soft, hard: at.hard, assumed: v.assumed,
 	}, nil
 }

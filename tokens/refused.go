@@ -24,7 +24,7 @@ func (s *Source) Refused(ctx context.Context, bad Token) (Token, error) {
 	}
 	g, err := s.obtain(ctx, s.cred.Load(), backend.Stamp{})
 	if err != nil {
-		return Token{}, s.failed(err, meansNone)
+		return Token{}, s.failed(err, noToken)
 	}
 	return Token{g}, nil
 }
@@ -95,7 +95,7 @@ func (s *Source) Confirm(ctx context.Context, t Token) {
 func (s *Source) Invalidate(ctx context.Context) (Token, error) {
 	c := s.cred.Load()
 	if _, err := s.manager.backend.Delete(ctx, c.key); err != nil {
-		return Token{}, s.failed(err, meansNone)
+		return Token{}, s.failed(err, noToken)
 	}
 	if g := s.near.Load(); g != nil {
 		s.revoked(g.cred, g.stamp.ID)
@@ -103,7 +103,7 @@ func (s *Source) Invalidate(ctx context.Context) (Token, error) {
 	}
 	g, err := s.obtain(ctx, c, backend.Stamp{})
 	if err != nil {
-		return Token{}, s.failed(err, meansNone)
+		return Token{}, s.failed(err, noToken)
 	}
 	return Token{g}, nil
 }

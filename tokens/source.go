@@ -23,10 +23,13 @@ const (
 	maxReads = 2
 )
 
-// What a failure means to the users of a server.
+// outage is what a failure means to the users of a server.
+type outage int
+
 const (
-	meansNone = "requests to the server fail"
-	meansHeld = "the held token serves on"
+	noOutage    outage = iota
+	refreshOnly        // the held token serves on
+	noToken            // requests to the server fail
 )
 
 // Source is a handle on the token of one server. It is safe for concurrent use
@@ -45,7 +48,8 @@ type Source struct {
 
 	mu      sync.Mutex // serialises writes of near, cred and last
 	last    *Error     // why the last Fill failed; nil since one succeeded
-	renewed uint64     // grants published
+	outage  outage
+	renewed uint64 // grants published
 }
 
 func newSource(m *Manager, c *credential) *Source {
@@ -93,7 +97,7 @@ func (s *Source) slow(ctx context.Context) (t Token, held bool, err error) {
 	s.metrics.miss()
 	g, err := s.obtain(ctx, s.cred.Load(), backend.Stamp{})
 	if err != nil {
-		return Token{}, false, s.failed(err, meansNone)
+		return Token{}, false, s.failed(err, noToken)
 	}
 	return Token{g}, false, nil
 }
@@ -187,26 +191,30 @@ func (s *Source) adopt(c *credential, e backend.Entry, again bool) (*grant, erro
 // recovered notes under mu that there is a new token.
 func (s *Source) recovered() {
 	s.quiet.Store(0)
-	if s.last != nil {
-		s.last = nil
+	if s.outage != noOutage {
+		s.outage, s.last = noOutage, nil
 		s.manager.log.Info("token available again", "server", s.name)
 	}
 }
 
-// failed notes a failure and returns it as an *Error. The first of a row is
-// logged with what it means.
-func (s *Source) failed(err error, meaning string) *Error {
+// failed notes a failure and returns it as an *Error. It is logged when it
+// makes things worse.
+func (s *Source) failed(err error, meaning outage) *Error {
 	e := failure(s.name, err)
 	if errors.Is(err, context.Canceled) {
 		return e // the caller left, or this process stops
 	}
 	s.mu.Lock()
-	first := s.last == nil
-	s.last = e
+	worse := meaning > s.outage
+	s.outage, s.last = max(s.outage, meaning), e
 	s.mu.Unlock()
-	if first {
-		s.manager.log.Warn("token not available", "server", s.name, "meaning", meaning,
-			"code", string(e.Code), "retry_after", e.RetryAfter, "cause", e.Err)
+	if !worse {
+		return e
+	}
+	if meaning == refreshOnly {
+		s.manager.log.Warn("token not renewed, the held one serves on", e.attrs()...)
+	} else {
+		s.manager.log.Error("no token", e.attrs()...)
 	}
 	return e
 }
@@ -236,7 +244,7 @@ func (s *Source) refresh(g *grant) {
 		stale = g.stamp
 	}
 	if _, err := s.obtain(ctx, c, stale); err != nil && s.manager.life.Err() == nil {
-		s.refreshFailed(g, s.failed(err, meansHeld))
+		s.refreshFailed(g, s.failed(err, refreshOnly))
 	}
 }
 
@@ -254,7 +262,7 @@ func (s *Source) replace(c *credential) {
 	old, held := s.cred.Load(), s.near.Load()
 	s.cred.Store(c)
 	s.quiet.Store(0)
-	s.last = nil
+	s.outage, s.last = noOutage, nil
 	switch {
 	case held == nil, old.key == c.key:
 	case old.identity == c.identity:

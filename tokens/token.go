@@ -17,7 +17,7 @@ type Token struct{ g *grant }
 
 // grant is what a Token points to. Times are on the clock that began at base.
 type grant struct {
-	header   string // finished: scheme, space, token
+	header   *string // finished: scheme, space, token; a pointer, as fmt can dump the struct that Token points to
 	scheme   string
 	stamp    backend.Stamp
 	origin   backend.Origin
@@ -34,7 +34,7 @@ func (t Token) Header() string {
 	if t.g == nil {
 		return ""
 	}
-	return t.g.header
+	return *t.g.header
 }
 
 // Scheme returns the authentication scheme, "Bearer".
@@ -50,7 +50,7 @@ func (t Token) Reveal() string {
 	if t.g == nil {
 		return ""
 	}
-	return t.g.header[len(t.g.scheme)+1:]
+	return (*t.g.header)[len(t.g.scheme)+1:]
 }
 
 // Valid reports whether the token may still be sent.

@@ -64,8 +64,10 @@ func (c Config) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 // ClientCredentials is a client that authenticates with an id and a secret.
 // It is safe for concurrent use.
 type ClientCredentials struct {
-	cfg    Config
-	form   url.Values
+	// Behind pointers, so that fmt shows addresses wherever it cannot ask Format:
+	// parameters can be secret, and the wrong verb for a pointer dumps a struct.
+	cfg    *Config
+	form   *url.Values
 	client *http.Client
 	// worked is the style that an answer proved right; auto only.
 	worked atomic.Pointer[AuthStyle]
@@ -96,7 +98,8 @@ func NewClientCredentials(cfg Config) (*ClientCredentials, error) {
 		Transport:     cfg.Transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	return &ClientCredentials{cfg: cfg, form: form(cfg), client: client}, nil
+	f := form(cfg)
+	return &ClientCredentials{cfg: &cfg, form: &f, client: client}, nil
 }
 
 func checkEndpoint(endpoint string) error {
@@ -239,7 +242,7 @@ func (c *ClientCredentials) grant(r io.Reader) (Response, *Error) {
 }
 
 func (c *ClientCredentials) build(ctx context.Context, style AuthStyle) (*http.Request, error) {
-	f := maps.Clone(c.form)
+	f := maps.Clone(*c.form)
 	if style == AuthPost {
 		f.Set("client_id", c.cfg.ClientID)
 		f.Set("client_secret", c.cfg.ClientSecret.Reveal())
