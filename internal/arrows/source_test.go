@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -216,6 +217,56 @@ func TestSource_EveryRuleCatchesAPlantedFile(t *testing.T) {
 				t.Error("not caught")
 			}
 		})
+	}
+}
+
+// metricName is how a metric of ours is written where it is made.
+var metricName = regexp.MustCompile(`^"(orthanc|dicomweb)_oauth_[a-z_]+"$`)
+
+// metricOwners returns which packages write each metric's name.
+func metricOwners(sources []source) map[string][]string {
+	owners := make(map[string][]string)
+	for _, s := range sources {
+		for node := range ast.Preorder(s.file) {
+			lit, ok := node.(*ast.BasicLit)
+			if ok && metricName.MatchString(lit.Value) && !slices.Contains(owners[lit.Value], s.pkg) {
+				owners[lit.Value] = append(owners[lit.Value], s.pkg)
+			}
+		}
+	}
+	return owners
+}
+
+// Two packages that register one name with other labels or another help text
+// cannot live in one process: the second registration fails, and with it the
+// start of the node.
+func TestSource_EachMetricBelongsToOnePackage(t *testing.T) {
+	var inNode []source
+	for _, s := range parse(t, token.NewFileSet()) {
+		if matchesAny(inHost, s.pkg) {
+			inNode = append(inNode, s)
+		}
+	}
+	for name, owners := range metricOwners(inNode) {
+		if len(owners) > 1 {
+			t.Errorf("%s is made by %v", name, owners)
+		}
+	}
+}
+
+func TestMetricOwners_FindsTwoPackagesWithOneName(t *testing.T) {
+	var sources []source
+	for _, pkg := range []string{"a", "b"} {
+		text := "package " + pkg + "\nconst name, prefix = \"orthanc_oauth_hits_total\", \"orthanc_oauth\""
+		file, err := parser.ParseFile(token.NewFileSet(), pkg+".go", text, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sources = append(sources, source{pkg: pkg, file: file})
+	}
+	got := metricOwners(sources)
+	if len(got) != 1 || len(got[`"orthanc_oauth_hits_total"`]) != 2 {
+		t.Errorf("owners = %v, want one name of two packages", got)
 	}
 }
 
