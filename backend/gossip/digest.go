@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"orthanc-oauth/backend"
+	"orthanc-oauth/cluster"
 )
 
 // A digest is what a node tells everybody about what it holds: the version, the
@@ -167,8 +168,8 @@ func (g *Gossip) broadcastRevocation(key string, id backend.ID, ttl time.Duratio
 	}
 }
 
-// maxBroadcast keeps a message within one packet of 1,400 bytes, sealed.
-const maxBroadcast = 1200
+// maxBroadcast keeps a message within one packet.
+const maxBroadcast = cluster.MaxGossip
 
 func (g *Gossip) broadcast(name string, records []record) {
 	p := g.peers.Load()
@@ -222,12 +223,22 @@ func (g *Gossip) Gossip(msg []byte) {
 	}
 }
 
+// heed takes one record in. What is news is passed on: memberlist sends a
+// broadcast a few times and to nodes at random, so an originator alone reaches
+// most of a fleet and not all of it.
 func (g *Gossip) heed(from, key string, r record) {
 	switch r.kind {
 	case recRevoked:
-		g.store.Revoke(key, r.stamp.ID, r.left)
+		if !g.store.IsRevoked(key, r.stamp.ID) {
+			g.store.Revoke(key, r.stamp.ID, r.left)
+			g.broadcastRevocation(key, r.stamp.ID, r.left)
+		}
 	case recBackoff:
+		news := g.store.Backoff(key) == nil
 		g.store.AdoptRefusal(key, &backend.Refusal{Code: r.code, RetryAfter: r.left})
+		if news {
+			g.announce(key)
+		}
 	case recEntry:
 		g.heedEntry(from, key, r)
 	}

@@ -27,6 +27,7 @@ type Peers interface {
 	RTT(id string) time.Duration
 	Broadcast(name string, msg []byte)
 	Joined() <-chan struct{}
+	Changed() <-chan struct{}
 	HasPeers() bool
 }
 
@@ -63,6 +64,7 @@ type Gossip struct {
 	peers   atomic.Pointer[Peers]
 	leaving atomic.Bool
 	lastTry lastTries
+	settled settling
 
 	life  context.Context
 	end   context.CancelFunc
@@ -106,7 +108,21 @@ func New(cfg Config) (*Gossip, error) {
 func (g *Gossip) SetKeys(keys []string) { g.known.set(keys) }
 
 // Start connects the node to its cluster.
-func (g *Gossip) Start(p Peers) { g.peers.Store(&p) }
+func (g *Gossip) Start(p Peers) {
+	g.peers.Store(&p)
+	g.settled.changed(g.cfg.Clock.Now())
+	g.spawn("settle", func(ctx context.Context) {
+		for {
+			changed := p.Changed()
+			select {
+			case <-changed:
+				g.settled.changed(g.cfg.Clock.Now())
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+}
 
 // order returns the key's order of leaders, only this node when it is alone.
 func (g *Gossip) order(key string) []cluster.Member {

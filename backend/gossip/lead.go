@@ -14,6 +14,9 @@ const (
 	// joinWait is how long the first acquisition of a key waits for the join,
 	// so that a node that starts finds its peers' token (protocol.md, Herd).
 	joinWait = time.Second
+	// settleQuiet is how long a view must have stood still: joins are seen by
+	// all within 0.2 s at 3 nodes and 0.4 s at 10 (protocol.md, Membership).
+	settleQuiet = 300 * time.Millisecond
 	// waitPoll is the pause before a rival that itself waits is asked again.
 	waitPoll = 50 * time.Millisecond
 	// minReplicated is the shortest remaining life worth a copy: that of a token
@@ -75,18 +78,27 @@ func (g *Gossip) flyLead(ctx context.Context, key string, stale backend.Stamp, s
 }
 
 // awaitJoin holds the very first acquisition of a key back until this node has
-// met another, if it expects any.
+// met another, if it expects any, and its view has stood still: fleets start
+// all at once, and leaders whose views are of different moments may ask nodes
+// that have none in common.
 func (g *Gossip) awaitJoin(ctx context.Context, key string) {
 	p := g.peers.Load()
 	if p == nil || !(*p).HasPeers() || g.store.Highest(key) > 0 {
 		return
 	}
-	timer := time.NewTimer(joinWait)
-	defer timer.Stop()
+	ctx, cancel := context.WithTimeout(ctx, joinWait)
+	defer cancel()
 	select {
 	case <-(*p).Joined():
-	case <-timer.C:
 	case <-ctx.Done():
+		return
+	}
+	for ctx.Err() == nil {
+		left := g.settled.left(g.cfg.Clock.Now())
+		if left <= 0 {
+			return
+		}
+		sleep(ctx, left)
 	}
 }
 
@@ -116,7 +128,8 @@ func (g *Gossip) isBusy(ctx context.Context, m cluster.Member, key string, stale
 }
 
 // waitOn waits until a rival has an entry newer than stale, which then is merged
-// here, or stops trying to get one, or falls silent.
+// here, or stops trying to get one, or falls silent. A later node that has begun
+// to wait itself may be waiting for this one.
 func (g *Gossip) waitOn(ctx context.Context, m cluster.Member, key string, stale backend.Stamp) {
 	g.metrics.waits.Inc()
 	for ctx.Err() == nil {
@@ -125,12 +138,25 @@ func (g *Gossip) waitOn(ctx context.Context, m cluster.Member, key string, stale
 		case errors.Is(err, errSilent) && ctx.Err() == nil:
 			g.suspected(m)
 			return
-		case err != nil, a == answerToken, a == answerNone, a == answerRefused:
+		case err != nil:
 			return
-		case a == answerWaiting:
+		case a == answerPeeking, a == answerAcquiring: // the peer has held the request for a slice
+		case a == answerWaiting && g.precedes(key, m):
 			sleep(ctx, waitPoll)
+		default:
+			return
 		}
 	}
+}
+
+// precedes reports whether m comes before this node in the key's order.
+func (g *Gossip) precedes(key string, m cluster.Member) bool {
+	for _, o := range g.order(key) {
+		if o.Self || o.ID == m.ID {
+			return !o.Self
+		}
+	}
+	return false
 }
 
 // acquire goes to the provider. Whoever waits is answered before the copies are

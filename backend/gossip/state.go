@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"orthanc-oauth/backend"
@@ -251,4 +252,14 @@ func (k *keyring) union(others []string) []string {
 	}
 	slices.Sort(others)
 	return slices.Compact(others)
+}
+
+// settling is when the membership changed last.
+type settling struct{ at atomic.Int64 }
+
+func (s *settling) changed(now time.Duration) { s.at.Store(int64(now)) }
+
+// left returns how much longer the view must stand still.
+func (s *settling) left(now time.Duration) time.Duration {
+	return time.Duration(s.at.Load()) + settleQuiet - now
 }

@@ -51,8 +51,10 @@ func (g *Gossip) hold(m cluster.Member, key string, e backend.Entry) error {
 		}
 	}
 	e.From = backend.FromPeer
-	if g.store.Merge(key, e) {
+	held, _ := g.store.Get(key)
+	if g.store.Merge(key, e) && held.Stamp != e.Stamp {
 		g.watch.notify(key)
+		g.announce(key)
 	}
 	g.intents.clear(key, m.ID)
 	return nil

@@ -1,0 +1,135 @@
+package gossip
+
+import (
+	"bytes"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"orthanc-oauth/backend"
+)
+
+func TestWire_EntryAndRefusalComeBackAsSent(t *testing.T) {
+	h := http.Header{}
+	in := backend.Entry{Stamp: backend.Stamp{Gen: 7, ID: backend.NewID()}, Value: []byte("sealed"), TTL: 90*time.Second + 999*time.Microsecond}
+	setEntry(h, in)
+	out, err := readEntry(h, bytes.NewReader(in.Value))
+	if err != nil || out.Stamp != in.Stamp || !bytes.Equal(out.Value, in.Value) {
+		t.Fatalf("entry: %+v, %v", out, err)
+	}
+	if out.TTL > in.TTL {
+		t.Fatalf("remaining grew from %v to %v on its way", in.TTL, out.TTL)
+	}
+	setRefusal(h, &backend.Refusal{Code: "AUTH-003", Way: true, RetryAfter: 3 * time.Second, Err: errors.New("secret text")})
+	r, err := readRefusal(h)
+	if err != nil || r.Code != "AUTH-003" || !r.Way || r.RetryAfter != 3*time.Second || r.Err != nil {
+		t.Fatalf("refusal: %+v, %v", r, err)
+	}
+	for k, v := range h {
+		if strings.Contains(strings.Join(v, ""), "secret text") {
+			t.Errorf("header %s carries the cause", k)
+		}
+	}
+}
+
+func TestWire_RejectsWhatIsMalformed(t *testing.T) {
+	header := func(k, v string) http.Header {
+		h := http.Header{}
+		h.Set(hStamp, "1."+strings.Repeat("0", 32))
+		h.Set(hTTL, "1")
+		h.Set(k, v)
+		return h
+	}
+	for name, h := range map[string]http.Header{
+		"stamp without id":   header(hStamp, "12"),
+		"stamp too large":    header(hStamp, "18446744073709551616."+strings.Repeat("0", 32)),
+		"stamp, short id":    header(hStamp, "1.abcd"),
+		"ttl negative":       header(hTTL, "-1"),
+		"ttl of two days":    header(hTTL, "172800000"),
+		"ttl not a number":   header(hTTL, "1e3"),
+		"ttl missing":        header(hTTL, ""),
+		"ttl beyond 32 bits": header(hTTL, "99999999999"),
+	} {
+		if e, err := readEntry(h, strings.NewReader("")); !errors.Is(err, errWire) {
+			t.Errorf("%s: %+v, %v", name, e, err)
+		}
+	}
+	if _, err := readEntry(header(hTTL, "1"), bytes.NewReader(make([]byte, maxBody+10))); !errors.Is(err, errWire) {
+		t.Errorf("oversized value: %v", err)
+	}
+	for _, code := range []string{"AUTH 003", "a\nb", strings.Repeat("A", maxCodeLen+1)} {
+		h := http.Header{hCode: {code}, hRetry: {"1"}}
+		if _, err := readRefusal(h); !errors.Is(err, errWire) {
+			t.Errorf("code %q: %v", code, err)
+		}
+	}
+}
+
+func testRecords() []record {
+	p, _ := prefixOf(strings.Repeat("ab", 32))
+	return []record{
+		{kind: recEntry, prefix: p, stamp: backend.Stamp{Gen: 3, ID: backend.ID{1}}, left: time.Hour},
+		{kind: recRevoked, prefix: p, stamp: backend.Stamp{ID: backend.ID{2}}, left: time.Minute},
+		{kind: recBackoff, prefix: p, left: 30 * time.Second, code: "AUTH-001"},
+	}
+}
+
+func TestDigest_ComesBackAsSent(t *testing.T) {
+	b := beginDigest("node-1")
+	for _, r := range testRecords() {
+		b = r.append(b)
+	}
+	from, got, err := parseDigest(b)
+	if err != nil || from != "node-1" || len(got) != 3 {
+		t.Fatalf("%q, %+v, %v", from, got, err)
+	}
+	for i, want := range testRecords() {
+		if got[i] != want {
+			t.Errorf("record %d: %+v, want %+v", i, got[i], want)
+		}
+	}
+}
+
+func TestDigest_UnknownRecordEndsItQuietly(t *testing.T) {
+	b := testRecords()[0].append(beginDigest("n"))
+	b = append(b, 'Z', 1, 2, 3)
+	if _, got, err := parseDigest(b); err != nil || len(got) != 1 {
+		t.Fatalf("%+v, %v; want the record before the unknown one", got, err)
+	}
+}
+
+func FuzzParseDigest(f *testing.F) {
+	b := beginDigest("node-1")
+	for _, r := range testRecords() {
+		b = r.append(b)
+	}
+	f.Add(b)
+	f.Add([]byte{1, 200})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		_, records, err := parseDigest(b)
+		for _, r := range records {
+			if r.left < 0 || r.left > backend.MaxTTL || !isCode(r.code) {
+				t.Fatalf("accepted %+v (%v)", r, err)
+			}
+		}
+	})
+}
+
+func FuzzMessageFields(f *testing.F) {
+	f.Add("1."+strings.Repeat("0", 32), "1000", "AUTH-001", strings.Repeat("0", 32)+":5", []byte("v"))
+	f.Add("", "", "", "", []byte{})
+	f.Fuzz(func(t *testing.T, stamp, ms, code, revoked string, body []byte) {
+		h := http.Header{hStamp: {stamp}, hTTL: {ms}, hCode: {code}, hRetry: {ms}}
+		if e, err := readEntry(h, bytes.NewReader(body)); err == nil && (e.TTL < 0 || e.TTL > backend.MaxTTL || len(e.Value) > backend.MaxValue) {
+			t.Fatalf("accepted %+v", e)
+		}
+		if r, err := readRefusal(h); err == nil && r != nil && (r.RetryAfter > backend.MaxRetryAfter || !isCode(r.Code)) {
+			t.Fatalf("accepted %+v", r)
+		}
+		if rs, err := parseRevoked(revoked); err == nil && len(rs) > maxIDs {
+			t.Fatalf("accepted %d ids", len(rs))
+		}
+	})
+}
