@@ -1,0 +1,267 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"orthanc-oauth/backend"
+)
+
+const (
+	// awayAfter is how many operations of a flight may fail before the node
+	// acquires for itself: with the timeout of each, 0.5 s.
+	awayAfter = 2
+	// settleTime bounds the way back of an acquisition: it is served all the same.
+	settleTime = 500 * time.Millisecond
+	// Waiters poll fast while a healthy provider would answer, then slowly.
+	fastPoll = 20 * time.Millisecond
+	fastFor  = time.Second
+	slowPoll = 200 * time.Millisecond
+	// maxRounds bounds how often a caller joins flights that end with what it
+	// holds as stale. Two are honest: one that was under way, and its own.
+	maxRounds = 4
+)
+
+// Fill implements backend.Backend.
+func (r *Redis) Fill(ctx context.Context, key string, stale backend.Stamp, fill backend.FillFunc) (backend.Entry, error) {
+	for range maxRounds {
+		if err := r.usable(ctx); err != nil {
+			return backend.Entry{}, err
+		}
+		e, err := r.flights.Do(ctx, key, func(ctx context.Context) (backend.Entry, error) {
+			f := flight{Redis: r, key: key, stale: stale, fill: fill, nonce: backend.NewID().String()}
+			return f.run(ctx)
+		})
+		// A flight joined late may have started for an older stale.
+		if err != nil || e.Newer(stale) {
+			return e, err
+		}
+	}
+	return backend.Entry{}, fmt.Errorf("fill: nothing newer than generation %d after %d flights", stale.Gen, maxRounds)
+}
+
+// A flight is one node's way to an acquisition newer than stale.
+type flight struct {
+	*Redis
+	key   string
+	stale backend.Stamp
+	fill  backend.FillFunc
+	nonce string // names this flight as the holder of the lock
+}
+
+// run looks, competes for the lock, and waits while another node holds it.
+func (f *flight) run(ctx context.Context) (backend.Entry, error) {
+	began, failures, floor := f.clock.Now(), 0, f.stale
+	for {
+		wake := f.wakes.wait(f.key) // before the look, so that no message is missed
+		v, err := f.enter(ctx, f.key, floor, f.askLock())
+		switch {
+		case ctx.Err() != nil:
+			return backend.Entry{}, ctx.Err()
+		case errors.Is(err, errAway), err != nil && failures+1 >= awayAfter:
+			return f.alone(ctx)
+		case err != nil:
+			failures++
+			continue
+		}
+		failures = 0
+		if e, done, err := f.decide(ctx, v, &floor); done {
+			return e, err
+		}
+		f.pause(ctx, wake, began)
+	}
+}
+
+// askLock returns the nonce, or nothing while this node itself was refused: it
+// may then adopt what others acquire and must not acquire.
+func (f *flight) askLock() string {
+	if f.local.Backoff(f.key) != nil {
+		return ""
+	}
+	return f.nonce
+}
+
+// decide ends the flight on what Redis said, or raises floor above what is held
+// and cannot be served.
+func (f *flight) decide(ctx context.Context, v view, floor *backend.Stamp) (_ backend.Entry, done bool, _ error) {
+	e, err := f.answer(ctx, v)
+	if err != nil || !e.IsZero() {
+		if v.locked {
+			f.release(ctx, v, nil)
+		}
+		return e, true, err
+	}
+	switch {
+	case v.locked:
+		e, err := f.lead(ctx, v)
+		return e, true, err
+	case v.denied != nil:
+		e, err := f.alone(ctx)
+		return e, true, err
+	}
+	if v.seen.Newer(*floor) {
+		*floor = v.seen
+	}
+	return backend.Entry{}, false, nil
+}
+
+// answer returns what can be had without asking the provider: an entry newer
+// than stale, or why the provider must not be asked; neither when it must.
+func (f *flight) answer(ctx context.Context, v view) (backend.Entry, error) {
+	if v.live && v.entry.Newer(f.stale) {
+		return v.entry, nil
+	}
+	if e, ok := f.offer(ctx, f.key, f.stale, v); ok {
+		return e, nil
+	}
+	return backend.Entry{}, f.refused(v)
+}
+
+// refused returns the refusal that keeps this node from asking the provider:
+// its own, or one that the fleet shares.
+func (f *flight) refused(v view) error {
+	if why := f.local.Backoff(f.key); why != nil {
+		return why
+	}
+	if v.refusal == nil || !v.refusal.binding() {
+		return nil
+	}
+	// Noted here too, so that it holds if Redis goes away.
+	f.local.AdoptRefusal(f.key, &v.refusal.Refusal)
+	return &v.refusal.Refusal
+}
+
+// pause waits for the next look.
+func (f *flight) pause(ctx context.Context, wake <-chan struct{}, began time.Duration) {
+	poll := fastPoll
+	if f.clock.Now()-began > fastFor {
+		poll = slowPoll
+	}
+	t := time.NewTimer(poll)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-wake:
+	case <-t.C:
+	}
+}
+
+// lead acquires under the lock, and tells the fleet what came of it.
+func (f *flight) lead(ctx context.Context, v view) (backend.Entry, error) {
+	settled := false
+	defer func() {
+		if !settled { // the fill panicked
+			f.release(ctx, v, nil)
+		}
+	}()
+	stop := f.keepLock(ctx)
+	defer stop()
+	e, err := f.local.Acquire(ctx, f.key, newest(f.stale, v.seen), f.fill)
+	settled = true
+	if err != nil {
+		f.release(ctx, v, err)
+		return backend.Entry{}, err
+	}
+	return f.settle(ctx, e, v), nil
+}
+
+func newest(a, b backend.Stamp) backend.Stamp {
+	if b.Newer(a) {
+		return b
+	}
+	return a
+}
+
+// settle stores an acquisition. Whatever comes of that, it is served: a lost
+// lock or a lost Redis does not make it worse, and something newer is better.
+func (f *flight) settle(ctx context.Context, e backend.Entry, v view) backend.Entry {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTime)
+	defer cancel()
+	stored, err := f.save(ctx, f.key, f.nonce, e, v)
+	switch {
+	case err != nil:
+		f.unsaved.add(f.key)
+	case !stored:
+		if _, err := f.look(ctx, f.key); err != nil {
+			f.log.Debug("look after a lost lock", "error", err)
+		}
+	}
+	return f.local.Winner(f.key, e)
+}
+
+// release gives up the lock, and shares why the provider refused.
+func (f *flight) release(ctx context.Context, v view, cause error) {
+	shared, px, pxat := "", int64(0), int64(0)
+	if cause != nil && !isShutdown(cause) {
+		why := backend.AsRefusal(cause)
+		s := sharedRefusal{Refusal: *why, tries: 1}
+		if v.refusal != nil && v.refusal.Way && why.Way {
+			s.tries = v.refusal.tries + 1
+		}
+		shared = s.encode()
+		px, pxat = f.expiry(v, why.RetryAfter)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTime)
+	defer cancel()
+	// An error is counted and logged by health; the lock then ends by itself.
+	_ = f.do(ctx, true, func(ctx context.Context) error {
+		return release.Run(ctx, f.client, []string{f.backoffKey(f.key), f.lockKey(f.key)},
+			f.nonce, shared, px, pxat, f.filledChannel(), f.key).Err()
+	})
+}
+
+// keepLock renews the lock until stop is called, so that a slow provider is told
+// from a dead holder. A lost lock is not taken back: what is acquired without it
+// is not stored over anything newer.
+func (f *flight) keepLock(ctx context.Context) (stop func()) {
+	ctx, stop = context.WithCancel(ctx)
+	f.background("renew lock", func() {
+		tick := time.NewTicker(renewEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			var held int
+			err := f.do(ctx, true, func(ctx context.Context) (err error) {
+				held, err = renew.Run(ctx, f.client, []string{f.lockKey(f.key)}, f.nonce, lockTTL.Milliseconds()).Int()
+				return err
+			})
+			if err == nil && held == 0 {
+				return
+			}
+		}
+	})
+	return stop
+}
+
+// alone acquires without Redis, under this node's own flight and backoff.
+func (f *flight) alone(ctx context.Context) (backend.Entry, error) {
+	if e, ok := f.local.Newer(f.key, f.stale); ok {
+		e.From = backend.FromLocal
+		return e, nil
+	}
+	e, err := f.local.Acquire(ctx, f.key, f.stale, f.fill)
+	if err != nil {
+		return backend.Entry{}, err
+	}
+	f.unsaved.add(f.key)
+	return e, nil
+}
+
+// background runs f in a goroutine that Close waits for. A panic in it must not
+// take the host down.
+func (r *Redis) background(what string, f func()) {
+	r.wg.Go(func() {
+		defer func() {
+			if v := recover(); v != nil {
+				r.log.Error("panic in a background task", "task", what, "panic", v)
+			}
+		}()
+		f()
+	})
+}

@@ -1,0 +1,267 @@
+package redis
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	goredis "github.com/redis/go-redis/v9"
+	"github.com/sony/gobreaker/v2"
+
+	"orthanc-oauth/backend"
+)
+
+// Reasons that State and the metric can name.
+const (
+	reasonOK          = "ok"
+	reasonUnreachable = "unreachable"
+	reasonTimeout     = "timeout"
+	reasonTLS         = "tls"
+	reasonNoAuth      = "noauth"
+	reasonWrongPass   = "wrongpass"
+	reasonDenied      = "denied"
+	reasonReadOnly    = "readonly"
+	reasonOOM         = "oom"
+	reasonMisconf     = "misconf"
+	reasonWrongDB     = "wrongdb"
+	reasonLoading     = "loading"
+	reasonClusterDown = "clusterdown"
+	reasonMaxClients  = "maxclients"
+	reasonPool        = "pool"
+	reasonForeign     = "foreign" // counted only: a value under our key that is not ours
+	reasonOther       = "other"
+)
+
+// hints are what an operator does about each reason.
+var hints = map[string]string{
+	reasonUnreachable: "is Redis running, and do Host, Port and firewalls let this node reach it?",
+	reasonTimeout:     "Redis accepts connections and does not answer in time: hung, overloaded, or too far away (ReadTimeoutMs)",
+	reasonTLS:         "check SSL, CAFile and ServerName against the server's certificate",
+	reasonNoAuth:      "Redis wants a password: set Redis.Password",
+	reasonWrongPass:   "Redis refuses Username or Password",
+	reasonDenied:      "the ACL user may not run a command or touch a key: see docs/operations/redis.md for what is needed",
+	reasonReadOnly:    "this is a replica: point Host at the primary, or set Mode to sentinel or cluster",
+	reasonOOM:         "Redis has reached maxmemory and may evict nothing: raise it, or choose a volatile-* policy",
+	reasonMisconf:     "Redis cannot write its snapshot and refuses writes: look at its disk and its log",
+	reasonWrongDB:     "Redis.DB does not exist on this server (a cluster has only 0)",
+	reasonLoading:     "Redis loads its data after a start",
+	reasonClusterDown: "the cluster has no master for our slots, or is failing over",
+	reasonMaxClients:  "Redis has reached maxclients",
+	reasonPool:        "all connections of the pool are in use",
+	reasonOther:       "see the error",
+}
+
+// codes are the beginnings of Redis's own errors. Order matters: the general
+// ones come last.
+var codes = []struct{ text, reason string }{
+	{"NOAUTH", reasonNoAuth},
+	{"WRONGPASS", reasonWrongPass},
+	{"ERR invalid password", reasonWrongPass},
+	{"ERR Client sent AUTH", reasonWrongPass},
+	{"ERR AUTH", reasonWrongPass},
+	{"NOPERM", reasonDenied},
+	{"this user has no permissions", reasonDenied}, // inside a script
+	{"ACL failure in script", reasonDenied},
+	{"ERR unknown command", reasonDenied}, // renamed away by a managed service
+	{"READONLY", reasonReadOnly},
+	{"OOM", reasonOOM},
+	{"MISCONF", reasonMisconf},
+	{"LOADING", reasonLoading},
+	{"CLUSTERDOWN", reasonClusterDown},
+	{"MASTERDOWN", reasonClusterDown},
+	{"ERR DB index is out of range", reasonWrongDB},
+	{"ERR invalid DB index", reasonWrongDB},
+	{"ERR SELECT is not allowed", reasonWrongDB},
+	{"ERR max number of clients", reasonMaxClients},
+}
+
+// classify names what an error says about Redis.
+func classify(err error) string {
+	if _, ok := errors.AsType[goredis.Error](err); ok {
+		return classifyReply(err.Error())
+	}
+	switch {
+	case errors.Is(err, goredis.ErrPoolTimeout), errors.Is(err, goredis.ErrPoolExhausted):
+		return reasonPool
+	case isTLS(err):
+		return reasonTLS
+	case isTimeout(err):
+		return reasonTimeout
+	case isNetwork(err):
+		return reasonUnreachable
+	}
+	return classifyReply(err.Error())
+}
+
+func classifyReply(text string) string {
+	for _, c := range codes {
+		if strings.Contains(text, c.text) {
+			return c.reason
+		}
+	}
+	return reasonOther
+}
+
+func isTLS(err error) bool {
+	_, verify := errors.AsType[*tls.CertificateVerificationError](err)
+	_, record := errors.AsType[tls.RecordHeaderError](err)
+	_, alert := errors.AsType[tls.AlertError](err)
+	_, unknown := errors.AsType[x509.UnknownAuthorityError](err)
+	return verify || record || alert || unknown
+}
+
+func isTimeout(err error) bool {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return true
+	}
+	ne, ok := errors.AsType[net.Error](err)
+	return ok && ne.Timeout()
+}
+
+func isNetwork(err error) bool {
+	_, op := errors.AsType[*net.OpError](err)
+	_, dns := errors.AsType[*net.DNSError](err)
+	return op || dns || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
+}
+
+// answered reports whether Redis answers reads although it failed with reason:
+// the breaker stays closed then, and only a write shows that it is over.
+func answered(reason string) bool {
+	switch reason {
+	case reasonReadOnly, reasonOOM, reasonMisconf, reasonDenied:
+		return true
+	}
+	return false
+}
+
+// errAway says that Redis was not asked: the breaker is open.
+var errAway = errors.New("redis is away")
+
+// Breaker: open after 3 failures in a row, one probe a second (protocol.md).
+const (
+	breakerFailures = 3
+	breakerPause    = time.Second
+)
+
+// health knows how Redis is, counts its errors, and logs once per change.
+type health struct {
+	log     *slog.Logger
+	clock   *backend.Clock
+	errors  *prometheus.CounterVec
+	breaker *gobreaker.CircuitBreaker[struct{}]
+
+	mu     sync.Mutex
+	reason string
+	since  time.Duration
+	back   chan struct{} // signals that Redis answers again
+}
+
+func newHealth(cfg Config) (*health, error) {
+	errs, err := register(cfg.Registerer)
+	if err != nil {
+		return nil, err
+	}
+	h := &health{
+		log: cfg.Log, clock: cfg.Clock, errors: errs,
+		reason: reasonOK, since: cfg.Clock.Now(), back: make(chan struct{}, 1),
+	}
+	h.breaker = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
+		Name:        "redis",
+		MaxRequests: 1,
+		Timeout:     breakerPause,
+		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= breakerFailures },
+		IsSuccessful: func(err error) bool {
+			return err == nil || answered(classify(err))
+		},
+		// A caller who gave up says nothing about Redis.
+		IsExcluded: func(err error) bool { return errors.Is(err, context.Canceled) },
+	})
+	return h, nil
+}
+
+// register returns the errors' counter, shared with whoever registered it first.
+func register(reg prometheus.Registerer) (*prometheus.CounterVec, error) {
+	vec := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "orthanc_oauth_cache_errors_total",
+		Help: "Errors of the token cache, by backend and reason.",
+	}, []string{"backend", "reason"})
+	if reg == nil {
+		return vec, nil
+	}
+	err := reg.Register(vec)
+	if dup, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
+		if held, ok := dup.ExistingCollector.(*prometheus.CounterVec); ok {
+			return held, nil
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("register metrics of redis: %w", err)
+	}
+	return vec, nil
+}
+
+// try runs one operation unless the breaker is open. Its error, if any, says
+// what is known: errAway, or what Redis or the way to it answered.
+func (h *health) try(write bool, op func() error) error {
+	_, err := h.breaker.Execute(func() (struct{}, error) { return struct{}{}, op() })
+	switch {
+	case errors.Is(err, gobreaker.ErrOpenState), errors.Is(err, gobreaker.ErrTooManyRequests):
+		return errAway
+	case err == nil:
+		h.worked(write)
+	case !errors.Is(err, context.Canceled):
+		h.failed(err)
+	}
+	return err
+}
+
+// count counts an error that does not make Redis unhealthy.
+func (h *health) count(reason string) { h.errors.WithLabelValues("redis", reason).Inc() }
+
+func (h *health) failed(err error) {
+	reason := classify(err)
+	h.count(reason)
+	if h.change(reason) {
+		h.log.Warn("redis does not work, this node acquires for itself", "reason", reason, "hint", hints[reason], "error", err)
+	}
+}
+
+func (h *health) worked(write bool) {
+	h.mu.Lock()
+	ok := h.reason == reasonOK || answered(h.reason) && !write
+	h.mu.Unlock()
+	if ok || !h.change(reasonOK) {
+		return
+	}
+	h.log.Info("redis works again")
+	select {
+	case h.back <- struct{}{}:
+	default:
+	}
+}
+
+// change moves to reason and reports whether that is another one.
+func (h *health) change(reason string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.reason == reason {
+		return false
+	}
+	h.reason, h.since = reason, h.clock.Now()
+	return true
+}
+
+func (h *health) state() (ok bool, reason string, since time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.reason == reasonOK, h.reason, h.clock.Now() - h.since
+}

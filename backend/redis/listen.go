@@ -1,0 +1,120 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"orthanc-oauth/backend"
+)
+
+const (
+	// pingEvery finds a subscription whose server hung or vanished silently.
+	pingEvery = 5 * time.Second
+	// Between two tries to subscribe. Messages only speed things up: everything
+	// they say is found by polling too.
+	minResubscribe = 250 * time.Millisecond
+	maxResubscribe = 15 * time.Second
+)
+
+// startListening starts the goroutines that hear other nodes and that offer
+// after an outage what was acquired during it.
+func (r *Redis) startListening() {
+	r.background("listen", r.listenForEver)
+	r.background("offer", func() {
+		for {
+			select {
+			case <-r.life.Done():
+				return
+			case <-r.health.back:
+				r.offerAll(r.life)
+			}
+		}
+	})
+}
+
+func (r *Redis) listenForEver() {
+	pause := minResubscribe
+	for r.life.Err() == nil {
+		began := r.clock.Now()
+		err := r.listenOnce()
+		if r.clock.Now()-began > maxResubscribe {
+			pause = minResubscribe // it worked for a while
+		}
+		if reason := classify(err); reason == reasonDenied {
+			r.health.count(reason)
+			pause = maxResubscribe
+		}
+		select {
+		case <-r.life.Done():
+			return
+		case <-time.After(pause/2 + rand.N(pause)):
+		}
+		pause = min(2*pause, maxResubscribe)
+	}
+}
+
+// listenOnce subscribes and hands messages on until the connection fails.
+func (r *Redis) listenOnce() error {
+	sub := r.client.Subscribe(r.life)
+	defer func() { _ = sub.Close() }()
+	// A blocked read ends with its connection only.
+	defer context.AfterFunc(r.life, func() { _ = sub.Close() })()
+	if err := sub.Subscribe(r.life, r.revokedChannel(), r.filledChannel()); err != nil {
+		return err
+	}
+	for pinged := false; ; {
+		msg, err := sub.ReceiveTimeout(r.life, pingEvery)
+		switch {
+		case err == nil:
+			pinged = false
+			r.hear(msg)
+		case !isTimeout(err) || r.life.Err() != nil:
+			return err
+		case pinged:
+			return errors.New("subscription: no answer to a ping")
+		default:
+			if err := sub.Ping(r.life); err != nil {
+				return fmt.Errorf("subscription: %w", err)
+			}
+			pinged = true
+		}
+	}
+}
+
+// hear takes one message in. Whoever may publish may write the values as well,
+// so a message has no more authority than a look has.
+func (r *Redis) hear(msg any) {
+	m, ok := msg.(*goredis.Message)
+	if !ok {
+		if s, ok := msg.(*goredis.Subscription); ok && s.Kind == "subscribe" && s.Channel == r.filledChannel() {
+			r.reconnected()
+		}
+		return
+	}
+	switch m.Channel {
+	case r.filledChannel():
+		r.wakes.wake(m.Payload)
+	case r.revokedChannel():
+		key, text, _ := strings.Cut(m.Payload, " ")
+		if id, err := backend.ParseID(text); err == nil && isKey(key) {
+			r.local.Revoke(key, id, 0)
+		}
+	}
+}
+
+// reconnected offers what was acquired without Redis: with every token fresh,
+// nothing else would notice that it is back.
+func (r *Redis) reconnected() {
+	if len(r.unsaved.all()) > 0 {
+		select {
+		case r.health.back <- struct{}{}:
+		default:
+		}
+	}
+}

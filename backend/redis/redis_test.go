@@ -1,0 +1,51 @@
+package redis_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"orthanc-oauth/backend"
+	"orthanc-oauth/backend/backendtest"
+	"orthanc-oauth/backend/redis"
+	"orthanc-oauth/backend/redis/redistest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// member returns a backend on a server, closed with the test.
+func member(t testing.TB, cfg redis.Config) *redis.Redis {
+	t.Helper()
+	r, err := redis.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if err := r.Close(ctx); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return r
+}
+
+func TestRedis_KeepsTheContract(t *testing.T) {
+	s := redistest.Start(t)
+	stores := 0
+	backendtest.Run(t, backendtest.Harness{
+		Shared: true,
+		Fleet: func(t testing.TB, n int, _ func(int) backend.Resolver) []backend.Backend {
+			stores++
+			cfg := redis.Config{Options: redis.Options{URL: redis.Secret("unix://" + s.Socket)}, Prefix: fmt.Sprintf("suite%d:", stores)}
+			members := make([]backend.Backend, n)
+			for i := range members {
+				members[i] = member(t, cfg)
+			}
+			return members
+		},
+	})
+}

@@ -1,0 +1,222 @@
+// Package redistest runs real redis-server processes for tests, on loopback or a
+// unix socket, each in a folder of its own.
+package redistest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// RequireReal is the environment variable that, when set to 1, turns a missing
+// redis-server from a skip into a failure.
+const RequireReal = "ORTHANC_OAUTH_REQUIRE_REAL"
+
+// Server is one redis-server process. It ends with its test.
+type Server struct {
+	Addr   string // host:port
+	Socket string // path of its unix socket
+
+	t      testing.TB
+	binary string
+	dir    string
+	args   []string
+	mu     sync.Mutex
+	cmd    *exec.Cmd
+	out    bytes.Buffer
+}
+
+// Start runs a redis-server with the given configuration directives, e.g.
+// "requirepass secret", and returns once it answers.
+func Start(t testing.TB, directives ...string) *Server {
+	t.Helper()
+	s := Prepare(t, directives...)
+	s.Run()
+	return s
+}
+
+// Prepare is Start without starting: Addr and Socket are known, nobody listens.
+func Prepare(t testing.TB, directives ...string) *Server {
+	t.Helper()
+	binary, err := exec.LookPath("redis-server")
+	if err != nil {
+		if os.Getenv(RequireReal) == "1" {
+			t.Fatalf("%s=1 and no redis-server: %v", RequireReal, err)
+		}
+		t.Skip("no redis-server installed (Debian package redis-server)")
+	}
+	dir, err := os.MkdirTemp("", "redis") // shorter than t.TempDir: a socket's path has 108 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{t: t, binary: binary, dir: dir, Addr: freeAddr(t), Socket: filepath.Join(dir, "s")}
+	_, port, _ := net.SplitHostPort(s.Addr)
+	s.args = []string{"--port", port, "--bind", "127.0.0.1", "--unixsocket", s.Socket, "--dir", dir, "--save", "", "--daemonize", "no"}
+	for _, d := range directives {
+		name, value, _ := strings.Cut(d, " ")
+		s.args = append(s.args, "--"+name)
+		s.args = append(s.args, strings.Fields(value)...)
+	}
+	t.Cleanup(func() {
+		s.Kill()
+		_ = os.RemoveAll(dir)
+	})
+	return s
+}
+
+// freeAddr returns a loopback address that nobody listens on.
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String()
+}
+
+// Run starts the process, for the first time or again on the same address, and
+// waits until it answers. What it held before is gone.
+func (s *Server) Run() {
+	s.t.Helper()
+	cmd := exec.Command(s.binary, s.args...)
+	cmd.Stdout, cmd.Stderr = &s.out, &s.out
+	// It must not outlive a test process that was killed.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.mu.Lock()
+	s.cmd = cmd
+	s.mu.Unlock()
+	deadline := time.Now().Add(10 * time.Second)
+	for !s.answers() {
+		if time.Now().After(deadline) {
+			s.Kill()
+			s.t.Fatalf("redis-server does not answer: %s", s.out.String())
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+}
+
+// answers reports whether the server answers a PING, even if with NOAUTH.
+func (s *Server) answers() bool {
+	conn, err := net.DialTimeout("unix", s.Socket, time.Second)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(time.Second))
+	if _, err := conn.Write([]byte("PING\r\n")); err != nil {
+		return false
+	}
+	b := make([]byte, 64)
+	n, err := conn.Read(b)
+	return err == nil && n > 0 && !strings.Contains(string(b[:n]), "LOADING")
+}
+
+// Kill ends the process at once, as kill -9 does.
+func (s *Server) Kill() {
+	s.mu.Lock()
+	cmd := s.cmd
+	s.cmd = nil
+	s.mu.Unlock()
+	if cmd == nil {
+		return
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+}
+
+// Hang stops the process without ending it; Resume lets it go on.
+func (s *Server) Hang() { s.signal(syscall.SIGSTOP) }
+
+// Resume ends a Hang.
+func (s *Server) Resume() { s.signal(syscall.SIGCONT) }
+
+func (s *Server) signal(sig syscall.Signal) {
+	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cmd == nil {
+		s.t.Fatal("redis-server does not run")
+	}
+	if err := s.cmd.Process.Signal(sig); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// Do sends one command over a connection of its own and returns the first line
+// of the answer, or the string it holds. It needs no client library, so that
+// what the library does cannot hide anything.
+func (s *Server) Do(args ...string) string {
+	s.t.Helper()
+	out, err := s.do(s.t.Context(), args)
+	if err != nil {
+		s.t.Fatalf("redis %s: %v", args[0], err)
+	}
+	return out
+}
+
+func (s *Server) do(ctx context.Context, args []string) (string, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", s.Socket)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = conn.Close() }()
+	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		return "", err
+	}
+	if _, err := conn.Write(command(args)); err != nil {
+		return "", err
+	}
+	return reply(conn)
+}
+
+func command(args []string) []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "*%d\r\n", len(args))
+	for _, a := range args {
+		fmt.Fprintf(&b, "$%d\r\n%s\r\n", len(a), a)
+	}
+	return b.Bytes()
+}
+
+// reply reads a simple answer: a status, an error, an integer or a string.
+func reply(conn net.Conn) (string, error) {
+	var b bytes.Buffer
+	chunk := make([]byte, 64<<10)
+	for {
+		n, err := conn.Read(chunk)
+		if err != nil {
+			return "", err
+		}
+		b.Write(chunk[:n])
+		line, rest, ok := strings.Cut(b.String(), "\r\n")
+		if !ok {
+			continue
+		}
+		size, isString := strings.CutPrefix(line, "$")
+		if !isString {
+			return line[1:], nil
+		}
+		want, err := strconv.Atoi(size)
+		if err != nil || want < 0 {
+			return "", err
+		}
+		if len(rest) >= want+2 {
+			return rest[:want], nil
+		}
+	}
+}
