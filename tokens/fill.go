@@ -2,6 +2,7 @@ package tokens
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"net/url"
 	"time"
@@ -20,8 +21,8 @@ type Provider interface {
 // for peers that ask. It is immutable; a rotated secret makes a new one.
 type credential struct {
 	manager  *Manager
-	server   string // for labels and logs
-	identity string // what is asked for, without what proves it
+	server   string            // for labels and logs
+	identity [sha256.Size]byte // digest of what is asked for, without what proves it
 	origin   *url.URL
 	provider Provider
 	buffer   time.Duration

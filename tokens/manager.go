@@ -3,6 +3,7 @@ package tokens
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -124,7 +125,7 @@ func (m *Manager) newCredential(cfg SourceConfig) (*credential, error) {
 		return nil, err
 	}
 	c := &credential{
-		manager: m, server: cfg.Name, identity: string(cfg.Credential.identity()),
+		manager: m, server: cfg.Name, identity: sha256.Sum256(cfg.Credential.identity()),
 		provider: cfg.Provider, buffer: cfg.RefreshBuffer, history: &history{}, sealer: seal,
 	}
 	if c.buffer <= 0 {
