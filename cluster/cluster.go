@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -241,10 +242,7 @@ func (c *Cluster) follow() {
 
 // rebuild replaces the snapshot, and says so.
 func (c *Cluster) rebuild(known map[string]Member) {
-	members := make(map[string]Member, len(known)+1)
-	for id, m := range known {
-		members[id] = m
-	}
+	members := maps.Clone(known)
 	members[c.id] = *c.self.Load()
 	old := c.snap.Swap(newSnapshot(members, *c.keys.Load()))
 	c.gossip.count.Store(int64(len(members)))

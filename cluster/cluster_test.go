@@ -13,7 +13,7 @@ func TestCluster_HalvesSplitForMinutesAreOneAgain(t *testing.T) {
 		nodes := l.fleet(5)
 		defer l.end()
 		within(t, 5*time.Second, func() error { return see(5, nodes...) })
-		for range 3 {
+		for range 2 {
 			l.net.Partition(ips(0, 2), ips(2, 5))
 			within(t, time.Minute, func() error { return see(2, nodes[:2]...) })
 			within(t, time.Minute, func() error { return see(3, nodes[2:]...) })

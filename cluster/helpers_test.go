@@ -8,12 +8,11 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"orthanc-oauth/cluster/memnet"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"orthanc-oauth/cluster/memnet"
 )
 
 // secret returns a key of the ring that differs by n.
@@ -29,11 +28,11 @@ type lab struct {
 	t     *testing.T
 	net   *memnet.Net
 	nodes []*Cluster
+	hosts map[int]*memnet.Host
 }
 
 func newLab(t *testing.T) *lab {
-	l := &lab{t: t, net: memnet.New(1)}
-	return l
+	return &lab{t: t, net: memnet.New(1), hosts: make(map[int]*memnet.Host)}
 }
 
 func ip(i int) string { return fmt.Sprintf("10.0.%d.%d", i/250, i%250+1) }
@@ -48,12 +47,13 @@ func ips(from, to int) []string {
 
 // config is that of node i in a fleet whose peer list names the first three.
 func (l *lab) config(i int) Config {
+	l.hosts[i] = l.net.Host(ip(i))
 	return Config{
 		Name:     fmt.Sprintf("node-%d", i),
 		BindPort: 7946,
 		Peers:    ips(0, 3),
 		Secrets:  [][]byte{secret(1)},
-		Network:  l.net.Host(ip(i)),
+		Network:  l.hosts[i],
 		Keys:     []string{keyOf(1)},
 		Handler:  http.HandlerFunc(answer),
 		Log:      slog.New(slog.DiscardHandler),
@@ -151,4 +151,37 @@ func ask(ctx context.Context, from, to *Cluster, body string) error {
 		err = fmt.Errorf("answer %q, want %q", got, want)
 	}
 	return errors.Join(err)
+}
+
+// lines keeps what was logged.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lines) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelInfo}))
+}
+
+// Write implements io.Writer.
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func (l *lines) count(what string) int {
+	n := 0
+	for line := range strings.Lines(l.String()) {
+		if strings.Contains(line, what) {
+			n++
+		}
+	}
+	return n
 }

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 )
 
 // Bounds of connections (protocol.md, Membership, Bounds).
@@ -27,8 +26,7 @@ type wire struct {
 	epoch   uint64 // of the ring when it was made
 	once    sync.Once
 	onDone  func(*wire)
-	holder  string    // set once authenticated
-	since   time.Time // of admission
+	holder  string // set once authenticated
 	evicted atomic.Bool
 }
 
@@ -107,12 +105,6 @@ func (s *strangers) remove(w *wire) {
 	if s.count[w.from]--; s.count[w.from] == 0 {
 		delete(s.count, w.from)
 	}
-}
-
-func (s *strangers) len() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.all)
 }
 
 // holders are the connections of authenticated peers.

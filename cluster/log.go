@@ -59,7 +59,7 @@ func (t *throttle) warn(kind, msg string, args ...any) {
 	more := t.more[kind]
 	t.last[kind], t.more[kind] = time.Now(), 0
 	t.mu.Unlock()
-	t.log.Warn(msg, append(args, "unlogged", more)...)
+	t.log.Warn(msg, append(args, "unlogged", more)...) //nolint:sloglint // every caller passes a constant
 }
 
 // recovered is deferred in every goroutine: a panic would end the host process.

@@ -20,7 +20,7 @@ const idSize = 16
 
 func newID() string {
 	var b [idSize / 2]byte
-	rand.Read(b[:]) //nolint:errcheck // crypto/rand.Read never fails since Go 1.24
+	rand.Read(b[:]) // never fails
 	return hex.EncodeToString(b[:])
 }
 

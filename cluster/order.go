@@ -15,19 +15,24 @@ const points = 128
 // order: the first member clockwise of a key owns it, the second would own it
 // if the first were not there, and so on.
 type ring struct {
-	members []Member // by falling ID, see sortPoints
+	members []Member // by falling ID
 	points  []uint64 // hash<<32 | index of the member, sorted
+	hash    func([]byte) uint32
 }
 
 // newRing places members, whose IDs differ and have one length.
+func newRing(members []Member) ring { return ringOf(members, hash) }
+
+// ringOf is newRing with a hash of its own.
 //
 // groupcache keeps the member added last where two points collide. Added by
 // rising ID that is the highest, so members are numbered by falling ID here and
 // the lowest number wins.
-func newRing(members []Member) ring {
+func ringOf(members []Member, hash func([]byte) uint32) ring {
 	r := ring{
 		members: slices.SortedFunc(slices.Values(members), func(a, b Member) int { return -compareIDs(a, b) }),
 		points:  make([]uint64, 0, points*len(members)),
+		hash:    hash,
 	}
 	var buf []byte
 	for i, m := range r.members {
@@ -56,7 +61,7 @@ func (r ring) order(key string) []Member {
 	}
 	order := make([]Member, 0, want)
 	seen := make([]bool, len(r.members))
-	start, _ := slices.BinarySearch(r.points, uint64(hash([]byte(key)))<<32)
+	start, _ := slices.BinarySearch(r.points, uint64(r.hash([]byte(key)))<<32)
 	for i := range r.points {
 		if len(order) == want {
 			break

@@ -25,7 +25,7 @@ var errPacket = errors.New("packet refused")
 func (s *security) sealPacket(plain []byte) []byte {
 	out := make([]byte, 1+nonceSize, packetOverhead+len(plain))
 	out[0] = packetVersion
-	rand.Read(out[1:]) //nolint:errcheck // crypto/rand.Read never fails since Go 1.24
+	rand.Read(out[1:]) // never fails
 	return s.seal.Seal(out, out[1:1+nonceSize], plain, packetData)
 }
 

@@ -145,8 +145,15 @@ func (c *Cluster) join(addr netip.AddrPort) error {
 		return nil
 	default:
 		c.metrics.joins.WithLabelValues("failed").Inc()
-		return fmt.Errorf("join %s: %w", addr, err)
+		return plain(err)
 	}
+}
+
+// plain returns the text of an error of memberlist's Join, which is a list of
+// one in several lines and names the address.
+func plain(err error) error {
+	text := strings.TrimSpace(strings.TrimPrefix(err.Error(), "1 error occurred:\n\t* failed to "))
+	return errors.New(text)
 }
 
 // reportJoin keeps the error for Status and logs changes of state: alone or
@@ -164,8 +171,20 @@ func (c *Cluster) reportJoin(err error) {
 	case !alone:
 		c.log.Info("joined the cluster", "members", len(c.snap.Load().members))
 	case c.HasPeers():
-		c.log.Warn("no peer has answered; going on alone and trying for ever", "peers", len(c.peers), "err", err)
+		c.log.Warn("no peer has answered; going on alone and trying for ever", "peers", len(c.peers), "err", brief(err))
 	}
+}
+
+// brief returns the first of joined errors, and how many there are.
+func brief(err error) string {
+	if err == nil {
+		return ""
+	}
+	first, rest, more := strings.Cut(err.Error(), "\n")
+	if more {
+		first += fmt.Sprintf(" (and %d more)", 1+strings.Count(rest, "\n"))
+	}
+	return first
 }
 
 // targets returns where to join: the addresses of the peer list and the last

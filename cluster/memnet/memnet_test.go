@@ -6,13 +6,12 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"orthanc-oauth/cluster/memnet"
 	"os"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"orthanc-oauth/cluster/memnet"
 )
 
 const port = 7946

@@ -1,0 +1,113 @@
+package cluster
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestFaults_CrashIsNoticedAndRestIsUndisturbed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		nodes := l.fleet(5)
+		defer l.end()
+		within(t, 5*time.Second, func() error { return see(5, nodes...) })
+		l.net.Host(ip(4))
+		within(t, 15*time.Second, func() error { return see(4, nodes[:4]...) })
+		for _, c := range nodes[:4] {
+			if lost := c.Status().Lost; len(lost) != 1 || lost[0].Addr != ip(4)+":7946" {
+				t.Errorf("%s: lost %v", c.Self().Name, lost)
+			}
+		}
+	})
+}
+
+func TestFaults_OneWayLossDoesNotFlap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		nodes := l.fleet(5)
+		defer l.end()
+		within(t, 5*time.Second, func() error { return see(5, nodes...) })
+		l.net.Cut(ip(0), ip(1))
+		time.Sleep(30 * time.Second)
+		for range 60 {
+			time.Sleep(time.Second)
+			if err := see(5, nodes...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := ask(t.Context(), nodes[0], nodes[1], "x"); err == nil {
+			t.Error("the cut let a request through")
+		}
+		l.net.Join(ip(0), ip(1))
+		within(t, 5*time.Second, func() error { return ask(t.Context(), nodes[0], nodes[1], "x") })
+	})
+}
+
+func TestFaults_NoFalseDeathAtAFifthOfThePacketsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		nodes := l.fleet(5)
+		defer l.end()
+		within(t, 5*time.Second, func() error { return see(5, nodes...) })
+		for _, a := range ips(0, 5) {
+			for _, b := range ips(0, 5) {
+				l.net.SetLoss(a, b, 0.2)
+			}
+		}
+		for range 120 {
+			time.Sleep(time.Second)
+			if err := see(5, nodes...); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+func TestFaults_RoundTripsOfASecondAreMeasuredAndServed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		for _, a := range ips(0, 3) {
+			for _, b := range ips(0, 3) {
+				if a != b {
+					l.net.SetDelay(a, b, 500*time.Millisecond)
+				}
+			}
+		}
+		nodes := l.fleet(3, func(c *Config) { c.Profile = "wan" })
+		defer l.end()
+		within(t, 30*time.Second, func() error { return see(3, nodes...) })
+		time.Sleep(2 * time.Minute)
+		for _, to := range nodes[1:] {
+			if rtt := nodes[0].RTT(to.Self().ID); rtt < 900*time.Millisecond || rtt > 1200*time.Millisecond {
+				t.Errorf("round trip to %s: %v", to.Self().Name, rtt)
+			}
+			start := time.Now()
+			if err := ask(t.Context(), nodes[0], to, "x"); err != nil {
+				t.Error(err)
+			}
+			if d := time.Since(start); d > 1100*time.Millisecond {
+				t.Errorf("a request took %v: its connection was not kept", d)
+			}
+		}
+		if rtt := nodes[0].RTT("nobody"); rtt != 0 {
+			t.Errorf("round trip to nobody: %v", rtt)
+		}
+	})
+}
+
+func TestFaults_PausedNodeComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		nodes := l.fleet(3)
+		defer l.end()
+		within(t, 5*time.Second, func() error { return see(3, nodes...) })
+		host := l.hosts[1]
+		host.Pause()
+		within(t, 30*time.Second, func() error { return errors.Join(see(2, nodes[0], nodes[2])) })
+		time.Sleep(time.Minute)
+		host.Resume()
+		within(t, 30*time.Second, func() error { return see(3, nodes...) })
+	})
+}
