@@ -45,6 +45,7 @@ type Config struct {
 	Disabled        []string // names of the servers left out
 	LogLevel        slog.Level
 	EnableMetrics   bool
+	RateLimit       RateLimit
 	Warnings        []Warning
 	Degraded        []string // what an operator should mend: status says degraded because of it
 	Orthanc         Orthanc  // zero in a file that holds only the section
@@ -104,6 +105,13 @@ type Proxy struct {
 	Timeout          time.Duration // total transfer time registered with DICOMweb
 	ReplayBytes      int64
 	ReplayTotalBytes int64
+}
+
+// RateLimit bounds the POST requests to our own routes.
+type RateLimit struct {
+	Requests   int // in one Window; 0 for no limit
+	Window     time.Duration
+	PerAddress bool // each remote address for itself: Orthanc's callbacks see none, the sidecar does
 }
 
 // Sidecar is what orthanc-oauth serve needs beyond the plugin.

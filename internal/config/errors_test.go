@@ -25,6 +25,7 @@ func TestParse_BadInputs(t *testing.T) {
 		{"only a comma", `[,]`, []string{`malformed JSON at line 1, column 2: invalid character ',' looking for beginning of value`}},
 		{"duplicate key", "{\"DicomWeb\": {\n\"OAuth\": {\"Enabled\": true, \"Enabled\": false}}}", []string{`malformed JSON at line 2, column 36: key "Enabled" stands twice in one object`}},
 		{"not UTF-8", "{\"\xff\": 1}", []string{`the file is not UTF-8 text`}},
+		{"number out of range", `{"A": 1e999999999}`, []string{`malformed JSON at line 1, column 17: a number is out of range`}},
 		{"no object", `[]`, []string{`the file does not hold a JSON object`}},
 		{"too deep", strings.Repeat("[", 100) + strings.Repeat("]", 100), []string{`malformed JSON at line 1, column 65: nested deeper than 64 levels`}},
 		{"no section", `{"Name": "orthanc"}`, []string{`no section "DicomWeb.OAuth" (or "DicomWebOAuth", its old spelling) in this file`}},

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"strconv"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -80,7 +83,25 @@ func (r *treeReader) value(depth int) (any, error) {
 	case json.Delim('['):
 		return r.array(depth)
 	}
+	if n, ok := token.(json.Number); ok {
+		return r.number(n)
+	}
 	return token, nil
+}
+
+// number writes whole numbers without point and exponent: 6379.0 is an integer
+// in JSON Schema, but not for encoding/json. Numbers beyond a float64 are
+// refused, before anything computes with their exponent.
+func (r *treeReader) number(n json.Number) (any, error) {
+	f, err := n.Float64()
+	if err != nil {
+		return nil, r.fail("a number is out of range")
+	}
+	const exact = 1 << 53
+	if strings.ContainsAny(n.String(), ".eE") && f == math.Trunc(f) && math.Abs(f) < exact {
+		return json.Number(strconv.FormatInt(int64(f), 10)), nil
+	}
+	return n, nil
 }
 
 func (r *treeReader) object(depth int) (any, error) {

@@ -42,7 +42,7 @@ func idleKeys() []idle {
 		{"LogFile", "Orthanc's own log receives this plugin's lines (--logfile, --logdir); the sidecar writes to standard error"},
 		{"AuditLogging", "use SecurityLog"},
 		{"TokenValidation", "the DICOMweb server validates its tokens"},
-		{"RateLimiting", "no limit is applied to the plugin's own routes"},
+		{"RateLimiting", "use RateLimitRequests"},
 		{"TokenLifetime", "the provider's expires_in counts; AssumedLifetimeSeconds stands in where it sends none"},
 		{"RequireHTTPS", "TokenEndpoint is https always, and a Url of http is warned about"},
 	}
@@ -76,8 +76,6 @@ func unbuiltKeys() []unbuilt {
 		{inSection | inServer, "JWTAlgorithms", isAsked, jwt},
 		{inSection | inServer, "JWTEnforce", isAsked, jwt},
 		{inSection | inServer, "DisableJWTValidation", func(v any) bool { return v != true }, jwt},
-		{inSection, "RateLimitRequests", isAsked, "limiting the rate of POST routes is not built yet; remove it and limit at the web server in front"},
-		{inSection, "RateLimitWindowSeconds", isAsked, "limiting the rate of POST routes is not built yet"},
 	}
 }
 

@@ -63,7 +63,7 @@ func TestParse_StartsWhatThePythonPluginsDocumentsSay(t *testing.T) {
 				`DicomWeb.OAuth.LogFile: has no effect: Orthanc's own log receives this plugin's lines (--logfile, --logdir); the sidecar writes to standard error`,
 				`DicomWeb.OAuth.AuditLogging: has no effect: use SecurityLog`,
 				`DicomWeb.OAuth.TokenValidation: has no effect: the DICOMweb server validates its tokens`,
-				`DicomWeb.OAuth.RateLimiting: has no effect: no limit is applied to the plugin's own routes`,
+				`DicomWeb.OAuth.RateLimiting: has no effect: use RateLimitRequests`,
 				`DicomWeb.OAuth.Servers "a": TokenLifetime: has no effect: the provider's expires_in counts; AssumedLifetimeSeconds stands in where it sends none`,
 				`DicomWeb.OAuth.Servers "a": RequireHTTPS: has no effect: TokenEndpoint is https always, and a Url of http is warned about`,
 			},
@@ -100,7 +100,6 @@ func TestParse_RefusesWhatIsNotBuilt(t *testing.T) {
 		"Mode": `"direct"`, "UseManagedIdentity": `true`, "UseInstanceProfile": `true`, "TenantId": `"t"`,
 		"Region": `"eu-west-1"`, "DicomWebRoot": `"https://x"`, "JWTPublicKey": `"/k.pem"`, "JWTAudience": `["a"]`,
 		"JWTIssuer": `"i"`, "JWTAlgorithms": `["RS256"]`, "JWTEnforce": `true`, "DisableJWTValidation": `false`,
-		"RateLimitRequests": `100`, "RateLimitWindowSeconds": `60`,
 	}
 	for _, k := range unbuiltKeys() {
 		values := []string{asking[k.key]}

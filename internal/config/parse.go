@@ -94,6 +94,8 @@ type fileSection struct {
 	AdminTokenFile         *string
 	Servers                []fileServer
 	ResilienceConfig       fileResilience
+	RateLimitRequests      int
+	RateLimitWindowSeconds int
 	LogLevel               string
 	EnableMetrics          bool
 }
@@ -128,6 +130,11 @@ func (b *builder) build(s *schema) error {
 		AssumedLifetime: time.Duration(f.AssumedLifetimeSeconds) * time.Second,
 		LogLevel:        level(f.LogLevel),
 		EnableMetrics:   f.EnableMetrics,
+		RateLimit: RateLimit{
+			Requests:   f.RateLimitRequests,
+			Window:     time.Duration(f.RateLimitWindowSeconds) * time.Second,
+			PerAddress: b.opts.Sidecar,
+		},
 	}
 	b.checkKey(b.cfg.EncryptionKey)
 	b.require(at.at("SecurityLog"), f.SecurityLog)

@@ -1,8 +1,13 @@
 package config
 
 import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"log/slog"
+	"math/big"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -204,6 +209,14 @@ func TestParse_Gossip(t *testing.T) {
 	}
 }
 
+func TestParse_RateLimit(t *testing.T) {
+	off := parse(t, withServer(``, ``), Options{})
+	on := parse(t, withServer(``, `"RateLimitRequests": 100, "RateLimitWindowSeconds": 10, `), Options{})
+	if (off.RateLimit != RateLimit{Window: time.Minute}) || (on.RateLimit != RateLimit{Requests: 100, Window: 10 * time.Second}) {
+		t.Errorf("off %+v, on %+v", off.RateLimit, on.RateLimit)
+	}
+}
+
 func TestParse_GossipWithoutAKey(t *testing.T) {
 	loopback := parse(t, withServer(``, `"CacheBackend": "gossip", "Gossip": {"BindAddr": "127.0.0.1", "Peers": ["a"]}, `), Options{})
 	if loopback.Gossip.Secrets.IsSet() || len(loopback.Degraded) != 0 || loopback.Gossip.Name == "" {
@@ -309,5 +322,70 @@ func TestRedacted_ParsesAgainToTheSame(t *testing.T) {
 	}
 	if len(first.Warnings) < 3 {
 		t.Errorf("the aliases did not warn: %s", warningsOf(first))
+	}
+}
+
+func TestParse_WholeNumbersMayHaveAPoint(t *testing.T) {
+	cfg := parse(t, withServer(`"TokenRefreshBufferSeconds": 6e1, `, `"Proxy": {"TimeoutSeconds": 60.0}, "ResilienceConfig": {"RetryMaxDelay": 2.50}, `), Options{})
+	if s := cfg.Servers[0]; s.RefreshBuffer != time.Minute || cfg.Proxy.Timeout != time.Minute || s.Resilience.RetryMaxDelay != 2500*time.Millisecond {
+		t.Errorf("server %+v, proxy %+v", s, cfg.Proxy)
+	}
+}
+
+// pairFiles writes a certificate that signs itself, and its key.
+func pairFiles(t *testing.T) (cert, key string) {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, public, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return writeFile(t, "cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))),
+		writeFile(t, "key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})))
+}
+
+func TestParse_CertificateFiles(t *testing.T) {
+	cert, key := pairFiles(t)
+	files := `"CertFile": "` + cert + `", "KeyFile": "` + key + `"`
+	users := writeFile(t, "users", strings.Repeat("x", 100<<10))
+	cfg := parse(t, withServer(`"VerifySSL": "`+cert+`", `, `"CacheBackend": "gossip",
+		"Gossip": {"SecretKeys": ["`+strings.Repeat("A", 43)+`"], "Peers": ["a"], "TLS": {"CAFile": "`+cert+`", `+files+`}},
+		"Listen": ":8043", "ListenTLS": {`+files+`}, "UsersFile": "`+users+`", "AdminTokenFile": "`+users+`", `), Options{Sidecar: true})
+	if cfg.Servers[0].VerifySSL.CAFile != cert || (cfg.Gossip.TLS != TLSFiles{cert, cert, key}) || (cfg.Sidecar.ListenTLS != TLSFiles{"", cert, key}) {
+		t.Errorf("files %+v %+v %+v", cfg.Servers[0].VerifySSL, cfg.Gossip.TLS, cfg.Sidecar.ListenTLS)
+	}
+	redis := parse(t, withServer(``, `"CacheBackend": "redis", "Redis": {"Host": "r.example.com", "SSL": true, "CAFile": "`+cert+`", `+files+`}, `), Options{})
+	if r := redis.Redis; r.CAFile != cert || r.CertFile != cert || r.KeyFile != key || len(redis.Degraded) != 0 {
+		t.Errorf("redis %+v, degraded %v", r, redis.Degraded)
+	}
+}
+
+func TestParse_WrongCertificateFiles(t *testing.T) {
+	cert, key := pairFiles(t)
+	for keys, want := range map[string]string{
+		`"VerifySSL": "` + key + `"`: `VerifySSL: file "` + key + `" holds no PEM certificate`,
+	} {
+		_, err := Parse([]byte(withServer(keys+`, `, ``)), Options{})
+		if err == nil || err.Error() != `DicomWeb.OAuth.Servers[0] "pacs": `+want {
+			t.Errorf("got\n%v\nwant\n%s", err, want)
+		}
+	}
+	for files, want := range map[string]string{
+		`"CertFile": "` + cert + `", "KeyFile": "` + cert + `"`: `: files "` + cert + `" and "` + cert + `" are not a PEM certificate and its key`,
+		`"CertFile": "/nowhere", "KeyFile": "` + key + `"`:      `.CertFile: file "/nowhere": no such file or directory`,
+		`"CertFile": "` + cert + `", "KeyFile": "/nowhere"`:     `.KeyFile: file "/nowhere": no such file or directory`,
+	} {
+		_, err := Parse([]byte(withServer(``, `"CacheBackend": "redis", "Redis": {"SSL": true, `+files+`}, `)), Options{})
+		if err == nil || err.Error() != `DicomWeb.OAuth.Redis`+want {
+			t.Errorf("got\n%v\nwant\n%s", err, want)
+		}
 	}
 }

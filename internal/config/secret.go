@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -98,6 +99,7 @@ type SecretRef struct {
 	file   string
 	env    string
 	getenv func(string) (string, bool)
+	limit  int64 // of the file; maxSecret when 0
 }
 
 // InlineSecret returns a SecretRef of a value that is already at hand.
@@ -155,7 +157,7 @@ const emptyHint = "is empty; is ${VAR} set?"
 func (r SecretRef) load() (string, error) {
 	switch {
 	case r.file != "":
-		return readSecretFile(r.file)
+		return readSecretFile(r.file, cmp.Or(r.limit, maxSecret))
 	case r.env != "":
 		value, _ := r.getenv(r.env)
 		if len(value) > maxSecret {
@@ -170,8 +172,8 @@ func (r SecretRef) fail(code Code, message string) error {
 	return &Error{Code: code, Path: r.at.path, Server: r.at.server, Key: r.at.key, Message: message}
 }
 
-func readSecretFile(path string) (string, error) {
-	content, err := readRegular(path, maxSecret)
+func readSecretFile(path string, limit int64) (string, error) {
+	content, err := readRegular(path, limit)
 	if err != nil {
 		return "", err
 	}

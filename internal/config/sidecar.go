@@ -12,6 +12,10 @@ func (b *builder) sidecar(at place, f fileSection) {
 	b.cfg.Sidecar = s
 }
 
+// maxUsersFile has room for ten thousand hashed passwords; the admin token's
+// file shares the bound.
+const maxUsersFile = 2 << 20
+
 func (b *builder) requiredFile(at place, name *string, what string) SecretRef {
 	if name == nil {
 		b.report.refuse(at, MissingKey, "is missing; it is the path of a file %s", what)
@@ -20,7 +24,7 @@ func (b *builder) requiredFile(at place, name *string, what string) SecretRef {
 	if !b.require(at, *name) {
 		return SecretRef{at: at}
 	}
-	return b.load(SecretRef{at: at, file: b.path(*name)})
+	return b.load(SecretRef{at: at, file: b.path(*name), limit: maxUsersFile})
 }
 
 // listener refuses an address where credentials would travel readably.
