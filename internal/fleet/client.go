@@ -37,11 +37,34 @@ func (e *StatusError) Error() string {
 	return fmt.Sprintf("%s %s: %d %s: %s", e.Method, e.Path, e.Status, http.StatusText(e.Status), strings.TrimSpace(e.Body))
 }
 
-// maxAnswer bounds what is read of an answer.
-const maxAnswer = 64 << 20
+// maxAnswer bounds what is read of an answer, maxComplaint what an error shows
+// of one.
+const (
+	maxAnswer    = 64 << 20
+	maxComplaint = 1 << 10
+)
 
 // Do sends a request and returns the body of a success.
 func (c Client) Do(ctx context.Context, method, path, contentType string, body io.Reader) ([]byte, error) {
+	resp, err := c.open(ctx, method, path, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	return raw, nil
+}
+
+// Open gets path and returns the answer, if it is a success, for the caller to
+// read and close.
+func (c Client) Open(ctx context.Context, path string) (*http.Response, error) {
+	return c.open(ctx, http.MethodGet, path, "", nil)
+}
+
+func (c Client) open(ctx context.Context, method, path, contentType string, body io.Reader) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.Base+path, body)
 	if err != nil {
 		return nil, fmt.Errorf("make request: %w", err)
@@ -59,15 +82,12 @@ func (c Client) Do(ctx context.Context, method, path, contentType string, body i
 	if err != nil {
 		return nil, withoutURL(method, path, err)
 	}
+	if resp.StatusCode/100 == 2 {
+		return resp, nil
+	}
 	defer resp.Body.Close()
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w", method, path, err)
-	}
-	if resp.StatusCode/100 != 2 {
-		return raw, &StatusError{Method: method, Path: path, Status: resp.StatusCode, Body: string(raw[:min(len(raw), 500)])}
-	}
-	return raw, nil
+	raw, _ := io.ReadAll(io.LimitReader(resp.Body, maxComplaint)) // whatever came of it is better than nothing
+	return nil, &StatusError{Method: method, Path: path, Status: resp.StatusCode, Body: string(raw)}
 }
 
 // withoutURL drops the URL that net/http puts into its errors: its port says
@@ -85,7 +105,7 @@ func (c Client) Get(ctx context.Context, path string, into any) error {
 	if err != nil {
 		return err
 	}
-	return unmarshal(path, raw, into)
+	return Decode(path, raw, into)
 }
 
 // Post sends JSON and decodes the answer, unless into is nil.
@@ -98,10 +118,11 @@ func (c Client) Post(ctx context.Context, path string, body, into any) error {
 	if err != nil || into == nil {
 		return err
 	}
-	return unmarshal(path, raw, into)
+	return Decode(path, raw, into)
 }
 
-func unmarshal(path string, raw []byte, into any) error {
+// Decode decodes the JSON answer of a path.
+func Decode(path string, raw []byte, into any) error {
 	if err := json.Unmarshal(raw, into); err != nil {
 		return fmt.Errorf("answer of %s: %w", path, err)
 	}

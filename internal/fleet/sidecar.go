@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+
+	"orthanc-oauth/internal/proxy"
 )
 
 // SidecarConfig describes a node of the standalone binary.
@@ -39,7 +41,7 @@ func (f *Fleet) Sidecar(ctx context.Context, cfg SidecarConfig) (*Sidecar, error
 	if err != nil {
 		return nil, err
 	}
-	p, err := f.Start(Spec{Name: cfg.Name, Path: cfg.Binary, Args: []string{"serve", "--config", file}, Env: cfg.Env})
+	p, err := f.Start(Spec{Name: cfg.Name, Path: cfg.Binary, Args: []string{"serve", file}, Env: cfg.Env})
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +51,11 @@ func (f *Fleet) Sidecar(ctx context.Context, cfg SidecarConfig) (*Sidecar, error
 }
 
 func (f *Fleet) sidecarFiles(cfg SidecarConfig, data, admin int) (string, error) {
-	users, err := f.WriteFile(cfg.Name+".users", []byte(cfg.User+":"+cfg.Password+"\n"))
+	hash, err := proxy.HashPassword(cfg.Password)
+	if err != nil {
+		return "", err
+	}
+	users, err := f.WriteFile(cfg.Name+".users", []byte(cfg.User+":"+hash+"\n"))
 	if err != nil {
 		return "", err
 	}

@@ -4,12 +4,13 @@ import (
 	"cmp"
 	"fmt"
 	"io/fs"
-	"orthanc-oauth/internal/idptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"orthanc-oauth/internal/idptest"
 )
 
 // Tools are the programs and files that a fleet of real servers needs. What is

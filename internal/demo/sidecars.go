@@ -1,0 +1,140 @@
+package demo
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"mime"
+	"mime/multipart"
+	"net/http"
+	"net/textproto"
+
+	"orthanc-oauth/internal/fleet"
+	"orthanc-oauth/internal/idptest"
+)
+
+// sidecars is the cast of machines without Orthanc: the standalone binary as
+// real processes, and a small DICOMweb-shaped server as the remote.
+type sidecars struct {
+	fleet  *fleet.Fleet
+	binary string
+	target *idptest.Target
+	made   []fleet.Study
+}
+
+func newSidecars(f *fleet.Fleet, binary string) *sidecars {
+	c := &sidecars{fleet: f, binary: binary, target: idptest.NewTarget(idptest.TargetConfig{})}
+	for n := range c.names() {
+		c.made = append(c.made, makeStudy(n+1, 3+n))
+	}
+	return c
+}
+
+// makeStudy makes up a study of secondary captures.
+func makeStudy(number, instances int) fleet.Study {
+	const root = "1.2.826.0.1.3680043.10.1337" // of UIDs that mean nothing elsewhere
+	s := fleet.Study{UID: fmt.Sprintf("%s.%d", root, number), Patient: fmt.Sprintf("Demo^Patient %d", number), Modality: "OT"}
+	for n := range instances {
+		d := idptest.Instance{
+			Class:       "1.2.840.10008.5.1.4.1.1.7", // Secondary Capture Image Storage
+			SOP:         fmt.Sprintf("%s.1.%d", s.UID, n+1),
+			Series:      s.UID + ".1",
+			Study:       s.UID,
+			StudyDate:   "20240229",
+			Modality:    s.Modality,
+			PatientName: s.Patient,
+			PatientID:   fmt.Sprintf("DEMO-%d", number),
+		}
+		d.Raw = d.Encode(64 << 10)
+		s.Instances = append(s.Instances, d)
+	}
+	return s
+}
+
+func (c *sidecars) noun() string           { return "sidecar" }
+func (c *sidecars) names() []string        { return []string{"node-a", "node-b", "node-c", "node-d"} }
+func (c *sidecars) studies() []fleet.Study { return c.made }
+
+func (c *sidecars) remote(context.Context) (idptest.GateConfig, error) {
+	return idptest.GateConfig{Handler: c.target}, nil
+}
+
+func (c *sidecars) start(ctx context.Context, name string, section map[string]any) (instance, error) {
+	s, err := c.fleet.Sidecar(ctx, fleet.SidecarConfig{
+		Binary: c.binary, Name: name, Section: section,
+		User: "modality", Password: newPassword(), Token: newSecret(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &sidecar{s}, nil
+}
+
+// sidecar is one node, used through its data path.
+type sidecar struct{ *fleet.Sidecar }
+
+func (s *sidecar) pid() int                    { return s.Pid }
+func (s *sidecar) kill()                       { s.Kill() }
+func (s *sidecar) admin() fleet.Client         { return s.Client }
+func (s *sidecar) ready(context.Context) error { return nil } // it was live when it was returned
+
+func (s *sidecar) send(ctx context.Context, study fleet.Study) error {
+	var body bytes.Buffer
+	parts := multipart.NewWriter(&body)
+	for _, d := range study.Instances {
+		part, err := parts.CreatePart(textproto.MIMEHeader{"Content-Type": {"application/dicom"}})
+		if err != nil {
+			return fmt.Errorf("make body: %w", err)
+		}
+		_, _ = part.Write(d.Raw) // to memory
+	}
+	_ = parts.Close()
+	contentType := `multipart/related; type="application/dicom"; boundary=` + parts.Boundary()
+	_, err := s.Data.Do(ctx, http.MethodPost, "/"+archive+"/studies", contentType, &body)
+	return err
+}
+
+func (s *sidecar) retrieve(ctx context.Context, study fleet.Study) (int, error) {
+	resp, err := s.Data.Open(ctx, "/"+archive+"/studies/"+study.UID)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	_, params, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	if err != nil {
+		return 0, fmt.Errorf("content type of a retrieve: %w", err)
+	}
+	return countInstances(multipart.NewReader(resp.Body, params["boundary"]))
+}
+
+func (s *sidecar) query(ctx context.Context, study fleet.Study) (int, error) {
+	raw, err := s.Data.Do(ctx, http.MethodGet, "/"+archive+"/studies?StudyInstanceUID="+study.UID, "", nil)
+	if err != nil {
+		return 0, err
+	}
+	var found []json.RawMessage
+	err = fleet.Decode("/studies", raw, &found)
+	return len(found), err
+}
+
+// countInstances reads a multipart answer and counts the whole instances in it.
+func countInstances(parts *multipart.Reader) (int, error) {
+	for n := 0; ; n++ {
+		part, err := parts.NextPart()
+		if err == io.EOF { //nolint:errorlint // a wrapped EOF means that the answer broke off
+			return n, nil
+		}
+		if err != nil {
+			return n, fmt.Errorf("retrieve: %w", err)
+		}
+		raw, err := io.ReadAll(part)
+		if err != nil {
+			return n, fmt.Errorf("retrieve: %w", err)
+		}
+		if _, err := idptest.ParseInstance(raw); err != nil {
+			return n, fmt.Errorf("retrieved instance: %w", err)
+		}
+	}
+}
