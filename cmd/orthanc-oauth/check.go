@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -18,7 +17,8 @@ func newCheckCommand() *cobra.Command {
 		Use:   "check FILE",
 		Short: "Say whether a configuration is right, and what is in effect",
 		Long: `Check reads an orthanc.json, or a file that holds only the DicomWeb.OAuth section,
-exactly as the plugin and "serve" do. FILE may be - for standard input.
+exactly as the plugin and "serve" do. FILE may be - for standard input, or a
+folder of files, which are merged as Orthanc merges them.
 
 Standard output gets the effective configuration: canonical keys, defaults filled
 in, secrets redacted. Standard error gets every warning and every error, each
@@ -29,6 +29,9 @@ ${VAR} is replaced from this shell's environment.
 
 Exit code: 0 if right, warnings included; 1 if there are errors.`,
 		Example: `  orthanc-oauth check /etc/orthanc/orthanc.json
+
+  # What Debian's Orthanc reads: all *.json files of a folder
+  orthanc-oauth check /etc/orthanc
 
   # For a sidecar: its credentials and addresses are demanded as well
   orthanc-oauth check --sidecar sidecar.json
@@ -59,17 +62,12 @@ Exit code: 0 if right, warnings included; 1 if there are errors.`,
 // pipe from filling the memory.
 const maxInput = 16 << 20
 
-func readInput(cmd *cobra.Command, name string) ([]byte, error) {
-	in := cmd.InOrStdin()
-	if name != "-" {
-		f, err := os.Open(name)
-		if err != nil {
-			return nil, fmt.Errorf("read configuration: %w", err)
-		}
-		defer f.Close()
-		in = f
+func readInput(cmd *cobra.Command, name string) (raw []byte, err error) {
+	if name == "-" {
+		raw, err = io.ReadAll(io.LimitReader(cmd.InOrStdin(), maxInput))
+	} else {
+		raw, err = config.Read(name)
 	}
-	raw, err := io.ReadAll(io.LimitReader(in, maxInput))
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}

@@ -107,7 +107,7 @@ func TestCheck_NamesVariablesThatAreNotSet(t *testing.T) {
 
 func TestCheck_FileThatIsNotThere(t *testing.T) {
 	expect(t, command(t, "", "check", "/nowhere/orthanc.json"),
-		result{exitFailed, "", "error: read configuration: open /nowhere/orthanc.json: no such file or directory\n"})
+		result{exitFailed, "", "error: read configuration: \"/nowhere/orthanc.json\": no such file or directory\n"})
 }
 
 func TestKeygen_MakesKeysThatCheckAccepts(t *testing.T) {
