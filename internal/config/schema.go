@@ -48,7 +48,7 @@ type schema struct {
 	root     *property
 }
 
-// newSchema compiles the embedded schema: 1 ms, once for each Parse. An error
+// newSchema compiles the embedded schema: 5 ms, once for each Parse. An error
 // here is a defect of this package.
 func newSchema() (*schema, error) {
 	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(schemaJSON))
