@@ -53,8 +53,8 @@ func Run(ctx context.Context, opts Options) (err error) {
 		return err
 	}
 	defer f.Close()
-	s := &story{opts: opts, fleet: f, narrator: newNarrator(opts.Out, opts.JSON)}
-	defer s.close()
+	s := &story{opts: opts, fleet: f, narrator: newNarrator(opts.Out, opts.JSON), close: func() {}}
+	defer func() { s.close() }() // as prepare leaves it
 	if err := s.prepare(ctx, tools); err != nil {
 		return err
 	}

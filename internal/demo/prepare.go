@@ -29,7 +29,6 @@ func lifetime(firstStep time.Duration) time.Duration {
 // prepare starts the outside world: the remote, its gate, the identity provider,
 // and Redis where it is asked for.
 func (s *story) prepare(ctx context.Context, tools fleet.Tools) error {
-	s.close = func() {}
 	cast, err := s.pick(tools)
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 
 	"orthanc-oauth/internal/fleet"
 	"orthanc-oauth/internal/idptest"
+	"orthanc-oauth/internal/proxy"
 )
 
 // sidecars is the cast of machines without Orthanc: the standalone binary as
@@ -22,6 +23,9 @@ type sidecars struct {
 	binary string
 	target *idptest.Target
 	made   []fleet.Study
+
+	// One user for all nodes: a password hash takes its time by design.
+	user, password, users string
 }
 
 func newSidecars(f *fleet.Fleet, binary string) *sidecars {
@@ -47,7 +51,7 @@ func makeStudy(number, instances int) fleet.Study {
 			PatientName: s.Patient,
 			PatientID:   fmt.Sprintf("DEMO-%d", number),
 		}
-		d.Raw = d.Encode(64 << 10)
+		d.Raw = d.Encode(4 << 10)
 		s.Instances = append(s.Instances, d)
 	}
 	return s
@@ -58,13 +62,19 @@ func (c *sidecars) names() []string        { return []string{"node-a", "node-b",
 func (c *sidecars) studies() []fleet.Study { return c.made }
 
 func (c *sidecars) remote(context.Context) (idptest.GateConfig, error) {
+	c.user, c.password = "modality", newPassword()
+	hash, err := proxy.HashPassword(c.password)
+	if err != nil {
+		return idptest.GateConfig{}, err
+	}
+	c.users = c.user + ":" + hash + "\n"
 	return idptest.GateConfig{Handler: c.target}, nil
 }
 
 func (c *sidecars) start(ctx context.Context, name string, section map[string]any) (instance, error) {
 	s, err := c.fleet.Sidecar(ctx, fleet.SidecarConfig{
 		Binary: c.binary, Name: name, Section: section,
-		User: "modality", Password: newPassword(), Token: newSecret(),
+		Users: c.users, User: c.user, Password: c.password, Token: newSecret(),
 	})
 	if err != nil {
 		return nil, err

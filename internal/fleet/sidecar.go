@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-
-	"orthanc-oauth/internal/proxy"
 )
 
 // SidecarConfig describes a node of the standalone binary.
@@ -15,9 +13,10 @@ type SidecarConfig struct {
 	Name   string // unique within the fleet
 	// Section is the OAuth section; listeners and their credentials are added.
 	Section map[string]any
-	// User and Password that the data path wants, Token that the admin routes want.
-	User, Password, Token string
-	Env                   []string
+	// Users is the content of the users file, User and Password what one line of
+	// it wants; Token is what the admin routes want.
+	Users, User, Password, Token string
+	Env                          []string
 }
 
 // Sidecar is a running node.
@@ -51,11 +50,7 @@ func (f *Fleet) Sidecar(ctx context.Context, cfg SidecarConfig) (*Sidecar, error
 }
 
 func (f *Fleet) sidecarFiles(cfg SidecarConfig, data, admin int) (string, error) {
-	hash, err := proxy.HashPassword(cfg.Password)
-	if err != nil {
-		return "", err
-	}
-	users, err := f.WriteFile(cfg.Name+".users", []byte(cfg.User+":"+hash+"\n"))
+	users, err := f.WriteFile(cfg.Name+".users", []byte(cfg.Users))
 	if err != nil {
 		return "", err
 	}
