@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"orthanc-oauth/backend"
@@ -18,7 +19,7 @@ type Provider interface {
 }
 
 // credential is a Credential at work: it fills its key, for this process and
-// for peers that ask. It is immutable; a rotated secret makes a new one.
+// for peers that ask. A rotated secret makes a new one.
 type credential struct {
 	manager  *Manager
 	server   string            // for labels and logs
@@ -27,6 +28,7 @@ type credential struct {
 	provider Provider
 	buffer   time.Duration
 	history  *history
+	fills    atomic.Uint64 // times the provider was asked
 	sealer
 }
 
@@ -34,6 +36,7 @@ type credential struct {
 func (c *credential) fill(ctx context.Context, gen uint64) (backend.Entry, error) {
 	// Before the request: the token can have been issued any time after.
 	t0 := c.manager.clock.Now()
+	c.fills.Add(1)
 	resp, err := c.provider.Fetch(ctx)
 	var e backend.Entry
 	if err != nil {

@@ -20,6 +20,7 @@ type SourceStatus struct {
 	Assumed    bool           `json:"lifetime_assumed"` // the provider named no lifetime
 	Accepted   bool           `json:"accepted"`         // the server has accepted the token
 	Renewed    uint64         `json:"renewed"`          // tokens held so far, adopted ones included
+	Fills      uint64         `json:"acquisitions"`     // times this process asked the provider with the present credential
 	LastError  provider.Code  `json:"last_error,omitempty"`
 	RetryAfter time.Duration  `json:"-"` // what LastError asked for when it came
 }
@@ -28,9 +29,10 @@ type SourceStatus struct {
 func (s *Source) Status() SourceStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	c := s.cred.Load()
 	st := SourceStatus{
-		Name: s.name, Key: fingerprint(s.cred.Load().key),
-		Refreshing: s.refreshing.Load(), Renewed: s.renewed,
+		Name: s.name, Key: fingerprint(c.key),
+		Refreshing: s.refreshing.Load(), Renewed: s.renewed, Fills: c.fills.Load(),
 	}
 	if s.last != nil {
 		st.LastError, st.RetryAfter = s.last.Code, s.last.RetryAfter

@@ -230,7 +230,7 @@ func (g *Gossip) heed(from, key string, r record) {
 	switch r.kind {
 	case recRevoked:
 		if !g.store.IsRevoked(key, r.stamp.ID) {
-			g.store.Revoke(key, r.stamp.ID, r.left)
+			g.learnRevoked(key, r.stamp.ID, r.left)
 			g.broadcastRevocation(key, r.stamp.ID, r.left)
 		}
 	case recBackoff:

@@ -41,6 +41,11 @@ type Config struct {
 	// credential must not displace a good entry. Nil accepts all.
 	Vet func(key string, e backend.Entry) error
 
+	// Revoked is told of every revocation that this node learns of from others,
+	// so that nothing in front of this backend goes on serving the id. May be
+	// nil. It must not block.
+	Revoked func(key string, id backend.ID)
+
 	Log        *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
 }
@@ -244,7 +249,10 @@ func (g *Gossip) handOver(ctx context.Context) {
 	g.phases.drain(ctx)
 	var pushes sync.WaitGroup
 	for _, key := range g.store.Keys() {
-		pushes.Go(func() { g.replicate(ctx, key, nil) })
+		pushes.Go(func() {
+			defer g.recovered("hand over")
+			g.replicate(ctx, key, nil)
+		})
 	}
 	pushes.Wait()
 }

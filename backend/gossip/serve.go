@@ -198,12 +198,11 @@ func (g *Gossip) serveRevoke(w http.ResponseWriter, r *http.Request, req request
 	if err != nil {
 		return err
 	}
-	if r.Header.Get(hPaced) == "" {
-		g.store.Revoke(req.key, id, 0)
-	} else if err := g.store.RevokePaced(req.key, id); err != nil {
+	if r.Header.Get(hPaced) != "" && g.store.RevokePaced(req.key, id) != nil {
 		say(w, answerPaced)
 		return nil
 	}
+	g.learnRevoked(req.key, id, 0)
 	say(w, answerDone)
 	return nil
 }

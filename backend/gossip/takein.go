@@ -22,7 +22,7 @@ func (g *Gossip) takeIn(m cluster.Member, key string, header http.Header, e back
 		return err
 	}
 	for _, r := range revoked {
-		g.store.Revoke(key, r.ID, r.TTL)
+		g.learnRevoked(key, r.ID, r.TTL)
 	}
 	refusal, err := readRefusal(header)
 	if err != nil {
@@ -37,6 +37,14 @@ func (g *Gossip) takeIn(m cluster.Member, key string, header http.Header, e back
 		return nil
 	}
 	return g.hold(m, key, e)
+}
+
+// learnRevoked takes in what others know to be revoked.
+func (g *Gossip) learnRevoked(key string, id backend.ID, ttl time.Duration) {
+	g.store.Revoke(key, id, ttl)
+	if g.cfg.Revoked != nil {
+		g.cfg.Revoked(key, id)
+	}
 }
 
 // hold vets and merges an entry that a peer sent.

@@ -99,6 +99,10 @@ func commands() []*cobra.Command {
 		newSchemaCommand(),
 		newKeygenCommand(),
 		newServeCommand(),
+		newHashPasswordCommand(),
+		newStatusCommand(),
+		newDemoCommand(),
+		newIdPCommand(),
 		newVersionCommand(),
 	}
 }
