@@ -51,7 +51,7 @@ func ExampleSource_OAuth2() {
 	source, stop := manage(fixed("secret-token"))
 	defer stop()
 
-	var ts oauth2.TokenSource = source.OAuth2()
+	ts := oauth2.ReuseTokenSource(nil, source.OAuth2())
 	t, err := ts.Token()
 	if err != nil {
 		fmt.Println(err)
@@ -66,12 +66,17 @@ func ExampleSource_Transport() {
 	source, stop := manage(fixed("secret-token"))
 	defer stop()
 	archive := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprint(w, "got ", r.Header.Get("Authorization"))
+		_, _ = fmt.Fprint(w, "got ", r.Header.Get("Authorization"))
 	}))
 	defer archive.Close()
 
 	client := &http.Client{Transport: source.Transport(nil)}
-	resp, err := client.Get(archive.URL)
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, archive.URL, nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	resp, err := client.Do(req)
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -88,7 +88,7 @@ func (s sealer) associated(stamp backend.Stamp, header []byte) []byte {
 func (s sealer) seal(stamp backend.Stamp, v sealed) []byte {
 	header := binary.BigEndian.AppendUint64([]byte{sealVersion}, uint64(v.life.Milliseconds()))
 	nonce := make([]byte, s.aead.NonceSize())
-	rand.Read(nonce) //nolint:errcheck // crypto/rand.Read never fails since Go 1.24
+	rand.Read(nonce)
 	out := bytes.Join([][]byte{header, nonce}, nil)
 	return s.aead.Seal(out, nonce, v.encode(), s.associated(stamp, header))
 }

@@ -466,7 +466,7 @@ func TestClose_EndsWhatRunsAndStaysClosed(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		start := time.Now()
-		_ = w.backend.Backend.Close(ctx)
+		_ = w.backend.Close(ctx)
 		for range 2 {
 			if err := w.manager.Close(ctx); err != nil {
 				t.Fatal(err)

@@ -144,11 +144,11 @@ func replay(req *http.Request, token Token) (*http.Request, error) {
 
 func closeBody(req *http.Request) {
 	if req.Body != nil {
-		req.Body.Close() //nolint:errcheck // nothing was sent
+		req.Body.Close()
 	}
 }
 
 func discard(resp *http.Response) {
 	io.CopyN(io.Discard, resp.Body, maxDrain) //nolint:errcheck // only saves a connection
-	resp.Body.Close()                         //nolint:errcheck // nothing was written
+	resp.Body.Close()
 }

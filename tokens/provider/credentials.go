@@ -220,7 +220,7 @@ func (c *ClientCredentials) request(ctx context.Context, style AuthStyle) (Respo
 	if err != nil {
 		return Response{}, unreachable(err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // nothing was written
+	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		defer time.AfterFunc(refusalBodyTimeout, cancel).Stop()
 		body, _ := readBody(resp.Body) // the status is enough

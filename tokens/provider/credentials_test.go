@@ -86,7 +86,7 @@ func TestFetch_SendsWhatIsConfigured(t *testing.T) {
 		_ = r.ParseForm()
 		got = r.PostForm
 		id, secret, _ = r.BasicAuth()
-		io.WriteString(w, grantBody)
+		_, _ = io.WriteString(w, grantBody)
 	}))
 	t.Cleanup(srv.Close)
 	c := client(t, Config{
@@ -119,7 +119,7 @@ func TestFetch_PostPutsCredentialsIntoTheForm(t *testing.T) {
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
-		io.WriteString(w, grantBody)
+		_, _ = io.WriteString(w, grantBody)
 	})
 	if _, err := c.Fetch(t.Context()); err != nil {
 		t.Fatal(err)
@@ -152,10 +152,10 @@ func TestFetch_AutoRemembersWhatWorked(t *testing.T) {
 			c := endpoint(t, AuthAuto, func(w http.ResponseWriter, r *http.Request) {
 				if s.of(r) == AuthBasic {
 					w.WriteHeader(refused.status)
-					io.WriteString(w, refused.body)
+					_, _ = io.WriteString(w, refused.body)
 					return
 				}
-				io.WriteString(w, grantBody)
+				_, _ = io.WriteString(w, grantBody)
 			})
 			for i, requests := range []int{2, 1} {
 				r, err := c.Fetch(t.Context())
@@ -187,9 +187,11 @@ func TestFetch_AutoSendsOtherRefusalsOnce(t *testing.T) {
 		cc := endpoint(t, AuthAuto, func(w http.ResponseWriter, r *http.Request) {
 			s.of(r)
 			w.WriteHeader(c.status)
-			io.WriteString(w, c.body)
+			_, _ = io.WriteString(w, c.body)
 		})
-		fetchError(t, cc)
+		if e := fetchError(t, cc); e.Requests > 1 {
+			t.Errorf("counts %d requests", e.Requests)
+		}
 		if len(s.seen) != 1 {
 			t.Errorf("%d %s: %d requests, want 1", c.status, c.body, len(s.seen))
 		}
@@ -244,7 +246,7 @@ func TestFetch_Classifies(t *testing.T) {
 				calls.Add(1)
 				w.Header().Set("Location", "/elsewhere")
 				w.WriteHeader(c.status)
-				io.WriteString(w, c.body)
+				_, _ = io.WriteString(w, c.body)
 			})
 			e := fetchError(t, cc)
 			if e.Code != c.code || e.Status != c.status || e.RetryAfter != c.pause || e.Retryable != c.retryable || e.Way {
@@ -261,13 +263,9 @@ func TestFetch_Classifies(t *testing.T) {
 }
 
 func TestFetch_ConnectionRefusedIsTheWay(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := ln.Addr().String()
-	ln.Close()
-	e := fetchError(t, client(t, Config{TokenEndpoint: "http://" + addr + "/token?canary=1"}))
+	gone := httptest.NewServer(http.NotFoundHandler())
+	gone.Close()
+	e := fetchError(t, client(t, Config{TokenEndpoint: gone.URL + "/token?canary=1"}))
 	if e.Code != CodeConnection || !e.Way || !e.Retryable {
 		t.Errorf("got %+v", e)
 	}
@@ -281,7 +279,7 @@ func TestFetch_ResetIsNotTheWay(t *testing.T) {
 		conn, _, err := http.NewResponseController(w).Hijack()
 		if err == nil {
 			_ = conn.(*net.TCPConn).SetLinger(0)
-			conn.Close()
+			_ = conn.Close()
 		}
 	})
 	if e := fetchError(t, c); e.Code != CodeConnection || e.Way || !e.Retryable {
@@ -292,7 +290,7 @@ func TestFetch_ResetIsNotTheWay(t *testing.T) {
 func TestFetch_CutOffAnswer(t *testing.T) {
 	c := endpoint(t, AuthBasic, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Length", "500")
-		io.WriteString(w, `{"access_token":"tok"`)
+		_, _ = io.WriteString(w, `{"access_token":"tok"`)
 	})
 	if e := fetchError(t, c); e.Code != CodeConnection || e.Way || !e.Retryable {
 		t.Errorf("got %+v", e)
@@ -300,7 +298,7 @@ func TestFetch_CutOffAnswer(t *testing.T) {
 }
 
 func TestFetch_UntrustedCertificateIsDistinct(t *testing.T) {
-	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, grantBody) }))
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, grantBody) }))
 	srv.Config.ErrorLog = nil
 	srv.StartTLS()
 	t.Cleanup(srv.Close)
@@ -401,7 +399,7 @@ func TestFetch_SilentProviderEndsWithTheTimeout(t *testing.T) {
 func TestFetch_CancelledCallerIsSeen(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	c := endpoint(t, AuthBasic, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, grantBody) })
+	c := endpoint(t, AuthBasic, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, grantBody) })
 	_, err := c.Fetch(ctx)
 	if e, ok := errors.AsType[*Error](err); !errors.Is(err, context.Canceled) || !ok || e.Retryable {
 		t.Errorf("got %v", err)

@@ -38,10 +38,9 @@ func (s *script) Fetch(context.Context) (Response, error) {
 	return Response{AccessToken: NewSecret("tok"), Scheme: "Bearer", Lifetime: life}, nil
 }
 
-func resilient(t *testing.T, s *script, cfg ResilienceConfig) (*Resilient, *prometheus.Registry) {
+func resilient(t *testing.T, s *script, cfg ResilienceConfig) *Resilient {
 	t.Helper()
-	reg := prometheus.NewPedanticRegistry()
-	m, err := NewMetrics(reg)
+	m, err := NewMetrics(prometheus.NewPedanticRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +49,7 @@ func resilient(t *testing.T, s *script, cfg ResilienceConfig) (*Resilient, *prom
 	if err != nil {
 		t.Fatal(err)
 	}
-	return r, reg
+	return r
 }
 
 // flight is the context a backend gives to a fill.
@@ -65,7 +64,7 @@ var unavailable = step{err: &Error{Code: CodeUnavailable, Status: 503, Retryable
 func TestResilient_RepeatsWhatMaySucceed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &script{steps: []step{unavailable, unavailable, {}}}
-		r, _ := resilient(t, s, ResilienceConfig{})
+		r := resilient(t, s, ResilienceConfig{})
 		if _, err := r.Fetch(flight(t)); err != nil {
 			t.Fatal(err)
 		}
@@ -92,7 +91,7 @@ func TestResilient_NeverRepeats(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := &script{steps: []step{{err: e}}}
-			r, _ := resilient(t, s, ResilienceConfig{})
+			r := resilient(t, s, ResilienceConfig{})
 			if _, err := r.Fetch(flight(t)); err == nil || len(s.calls) != 1 {
 				t.Errorf("%v: %d calls, %v", e, len(s.calls), err)
 			}
@@ -121,7 +120,7 @@ func TestResilient_ConfigurationOnlyTightens(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := &script{steps: []step{unavailable}}
-				r, _ := resilient(t, s, c.cfg)
+				r := resilient(t, s, c.cfg)
 				if _, err := r.Fetch(flight(t)); err == nil {
 					t.Fatal("no error")
 				}
@@ -142,7 +141,7 @@ func TestResilient_ConfigurationOnlyTightens(t *testing.T) {
 func TestResilient_BudgetHoldsWhateverIsAsked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &script{steps: []step{unavailable}}
-		r, _ := resilient(t, s, ResilienceConfig{})
+		r := resilient(t, s, ResilienceConfig{})
 		for range 600 { // ten minutes of a caller that does not listen
 			if _, err := r.Fetch(flight(t)); err == nil {
 				t.Fatal("no error")
@@ -159,7 +158,7 @@ func TestResilient_BudgetHoldsWhateverIsAsked(t *testing.T) {
 func TestResilient_SpentBudgetSaysWhenToAskAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &script{steps: []step{{}}}
-		r, _ := resilient(t, s, ResilienceConfig{})
+		r := resilient(t, s, ResilienceConfig{})
 		for range budgetBurst {
 			if _, err := r.Fetch(flight(t)); err != nil {
 				t.Fatal(err)
@@ -180,7 +179,7 @@ func TestResilient_SpentBudgetSaysWhenToAskAgain(t *testing.T) {
 func TestResilient_BudgetCountsEveryRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &script{steps: []step{{err: &Error{Code: CodeCredentials, Requests: 2}}}}
-		r, _ := resilient(t, s, ResilienceConfig{})
+		r := resilient(t, s, ResilienceConfig{})
 		for range 2 {
 			_, _ = r.Fetch(flight(t))
 		}
@@ -194,7 +193,7 @@ func TestResilient_BudgetCountsEveryRequest(t *testing.T) {
 func TestResilient_ShortTokensGetOneRequestPerHalfLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &script{steps: []step{{life: 2 * time.Second}}}
-		r, _ := resilient(t, s, ResilienceConfig{})
+		r := resilient(t, s, ResilienceConfig{})
 		for i := range 20 {
 			if _, err := r.Fetch(flight(t)); err != nil {
 				t.Fatalf("request %d: %v", i, err)
@@ -208,7 +207,7 @@ func TestResilient_BreakerOpensAndLetsOneThrough(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := step{err: &Error{Code: CodeUnavailable}, took: 5 * time.Second}
 		s := &script{steps: []step{{err: &Error{Code: CodeUnavailable}}, {err: &Error{Code: CodeUnavailable}}, slow, {}}}
-		r, _ := resilient(t, s, ResilienceConfig{BreakerEnabled: true, BreakerThreshold: 2, BreakerTimeout: time.Minute})
+		r := resilient(t, s, ResilienceConfig{BreakerEnabled: true, BreakerThreshold: 2, BreakerTimeout: time.Minute})
 		state := r.cfg.Metrics.breakerState.WithLabelValues("pacs")
 		for range 2 {
 			_, _ = r.Fetch(flight(t))
@@ -239,7 +238,7 @@ func TestResilient_BreakerOpensAndLetsOneThrough(t *testing.T) {
 func TestResilient_OurOwnStopDoesNotOpenTheBreaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &script{steps: []step{{err: &Error{Code: CodeConnection, Err: context.Canceled}}}}
-		r, _ := resilient(t, s, ResilienceConfig{BreakerEnabled: true, BreakerThreshold: 1})
+		r := resilient(t, s, ResilienceConfig{BreakerEnabled: true, BreakerThreshold: 1})
 		for range 3 {
 			_, _ = r.Fetch(flight(t))
 		}
