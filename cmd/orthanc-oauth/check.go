@@ -128,19 +128,18 @@ func newCheckReport(name string, conf *config.Config, problems config.Errors) ch
 }
 
 func printCheck(cmd *cobra.Command, name string, conf *config.Config, problems config.Errors) error {
-	messages := cmd.ErrOrStderr()
 	for _, w := range conf.Warnings {
-		fmt.Fprintf(messages, "warning: %v\n", w)
+		cmd.PrintErrf("warning: %v\n", w)
 	}
 	if len(problems) > 0 {
-		printErrors(messages, problems)
-		fmt.Fprintf(messages, "%s: %s\n", name, count(len(problems), "error"))
+		printErrors(cmd, problems)
+		cmd.PrintErrf("%s: %s\n", name, count(len(problems), "error"))
 		return nil
 	}
 	if err := writeJSON(cmd.OutOrStdout(), conf.Redacted()); err != nil {
 		return err
 	}
-	fmt.Fprintf(messages, "%s: ok, %s, %s\n", name, count(len(conf.Servers), "server"), count(len(conf.Warnings), "warning"))
+	cmd.PrintErrf("%s: ok, %s, %s\n", name, count(len(conf.Servers), "server"), count(len(conf.Warnings), "warning"))
 	return nil
 }
 

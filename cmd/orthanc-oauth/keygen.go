@@ -51,7 +51,7 @@ then remove the old one. The file is read again when it changes.`,
 
 func newKey() string {
 	key := make([]byte, keyBytes)
-	rand.Read(key) //nolint:errcheck // crypto/rand.Read never fails since Go 1.24
+	rand.Read(key)
 	return base64.StdEncoding.EncodeToString(key)
 }
 

@@ -6,7 +6,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 
@@ -44,22 +43,22 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	case errors.Is(err, errReported):
 		return exitFailed
 	case !*started:
-		fmt.Fprintf(stderr, "error: %v\nSee: %s --help\n", err, cmd.CommandPath())
+		root.PrintErrf("error: %v\nSee: %s --help\n", err, cmd.CommandPath())
 		return exitUsage
 	}
-	printErrors(stderr, err)
+	printErrors(root, err)
 	return exitFailed
 }
 
 // printErrors writes one line for each error of a configuration.
-func printErrors(w io.Writer, err error) {
+func printErrors(cmd *cobra.Command, err error) {
 	problems, ok := errors.AsType[config.Errors](err)
 	if !ok {
-		fmt.Fprintf(w, "error: %v\n", err)
+		cmd.PrintErrf("error: %v\n", err)
 		return
 	}
 	for _, problem := range problems {
-		fmt.Fprintf(w, "error: %v\n", problem)
+		cmd.PrintErrf("error: %v\n", problem)
 	}
 }
 
