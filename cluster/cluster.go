@@ -20,7 +20,6 @@ import (
 // Cluster is this node's part in a cluster. All methods are safe for concurrent
 // use, and those that read the membership take one atomic load.
 type Cluster struct {
-	id       string
 	cfg      Config // with defaults; Secrets and Keys are those of the start
 	peers    []peer
 	replicas int
@@ -42,16 +41,19 @@ type Cluster struct {
 	exchanged atomic.Bool // with another instance
 	joined    chan struct{}
 
-	setMu sync.Mutex // one SetKeys or SetSecrets at a time
+	setMu   sync.Mutex // one change of keys, secrets or address at a time
+	secrets [][]byte
 
+	started  time.Time  // of rejoin, which alone reads it
 	joinMu   sync.Mutex // guards what follows
 	joinErr  error
 	reported bool
 	alone    bool
 	lastSeen map[netip.AddrPort]time.Time
 
-	stateMu sync.Mutex // guards what follows
-	list    *memberlist.Memberlist
+	stateMu sync.Mutex             // guards what follows
+	list    *memberlist.Memberlist // nil before Start
+	witness *witness               // of list
 	left    bool
 	closing bool
 	closed  chan struct{} // closed when Close is done
@@ -59,7 +61,10 @@ type Cluster struct {
 
 	ctx  context.Context // ends at Close
 	stop context.CancelFunc
-	wg   sync.WaitGroup
+
+	goMu  sync.Mutex // guards what follows
+	ended bool       // nothing may be started any more
+	wg    sync.WaitGroup
 }
 
 // ErrClosed says that the cluster has been closed.
@@ -91,7 +96,6 @@ func New(cfg Config) (*Cluster, error) {
 // assemble wires the parts of a Cluster up.
 func assemble(cfg Config, peers []peer) *Cluster {
 	c := &Cluster{
-		id:        newID(),
 		cfg:       cfg,
 		peers:     peers,
 		replicas:  cfg.Replicas,
@@ -104,11 +108,13 @@ func assemble(cfg Config, peers []peer) *Cluster {
 		lastSeen:  make(map[netip.AddrPort]time.Time),
 		closed:    make(chan struct{}),
 	}
+	c.secrets = cfg.Secrets
+	c.self.Store(&Member{ID: newID(), Self: true})
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	c.metrics = newMetrics(func() float64 { return float64(len(c.Members())) })
 	c.transport = &transport{
 		network:   cfg.Network,
-		self:      c.id,
+		self:      c.Self,
 		allowed:   cfg.AllowedCIDRs,
 		log:       c.log,
 		quiet:     c.quiet,
@@ -119,12 +125,13 @@ func assemble(cfg Config, peers []peer) *Cluster {
 	}
 	c.transport.ctx, c.transport.stop = context.WithCancel(context.Background())
 	c.gossip = &gossip{
-		self:     c.id,
+		self:     c.Self,
 		delegate: cfg.Delegate,
 		quiet:    c.quiet,
 		synced:   c.synced,
 		allows:   func(n *memberlist.Node) bool { return c.transport.allows(nodeAddr(n).Addr()) },
 	}
+	c.gossip.queue.RetransmitMult = retransmits
 	c.gossip.queue.NumNodes = func() int { return int(c.gossip.count.Load()) }
 	c.server = c.newServer()
 	c.client.Store(c.newClient())
@@ -133,7 +140,8 @@ func assemble(cfg Config, peers []peer) *Cluster {
 
 // open derives the keys, binds, and shows this node to itself.
 func (c *Cluster) open(bind netip.AddrPort) error {
-	sec, err := forge(c.cfg.Secrets, c.cfg.ClusterName, c.id, c.cfg.PKI, c.cfg.Wall)
+	self := c.Self()
+	sec, err := forge(c.secrets, c.cfg.ClusterName, self.ID, c.cfg.PKI, c.cfg.Wall)
 	if err != nil {
 		return err
 	}
@@ -141,7 +149,7 @@ func (c *Cluster) open(bind netip.AddrPort) error {
 	if err := c.transport.bind(bind); err != nil {
 		return err
 	}
-	c.transport.advertise, err = c.cfg.advertised(bind.Addr(), c.transport.port())
+	self.Addr, err = c.cfg.advertised(bind.Addr(), c.transport.port())
 	if err == nil {
 		err = c.metrics.register(c.cfg.Registerer)
 	}
@@ -153,16 +161,17 @@ func (c *Cluster) open(bind netip.AddrPort) error {
 		Name: cutName(c.cfg.Name), ProtocolMin: protocolMin, ProtocolMax: protocolMax,
 		Fingerprints: sec.fingerprints,
 	}
-	c.announce(meta.withKeys(c.cfg.Keys))
+	self.Name, self.Meta = meta.Name, meta.withKeys(c.cfg.Keys)
+	c.announce(self)
 	c.rebuild(map[string]Member{})
 	return nil
 }
 
-// announce makes meta this node's. What memberlist knows of it follows.
-func (c *Cluster) announce(meta Meta) {
-	encoded := meta.encode()
+// announce makes self what this node is. What memberlist knows of it follows.
+func (c *Cluster) announce(self Member) {
+	encoded := self.Meta.encode()
 	c.gossip.meta.Store(&encoded)
-	c.self.Store(&Member{ID: c.id, Name: meta.Name, Addr: c.transport.advertise, Meta: meta, Self: true})
+	c.self.Store(&self)
 	select {
 	case c.announced <- struct{}{}:
 	default:
@@ -180,11 +189,10 @@ func (c *Cluster) Start() error {
 	if c.list != nil {
 		return errors.New("cluster started twice")
 	}
-	list, err := c.create()
-	if err != nil {
+	c.transport.run()
+	if err := c.create(); err != nil {
 		return fmt.Errorf("start membership: %w", err)
 	}
-	c.list = list
 	c.goes("requests", func() { _ = c.server.Serve(c.transport.listener()) })
 	c.goes("members", c.follow)
 	c.goes("metadata", c.advertise)
@@ -193,25 +201,42 @@ func (c *Cluster) Start() error {
 	return nil
 }
 
-// create starts memberlist on our transport.
-func (c *Cluster) create() (*memberlist.Memberlist, error) {
+// create starts memberlist, as the instance that this node is, on our transport.
+// The caller holds stateMu.
+func (c *Cluster) create() error {
 	m, err := timings(c.cfg.Profile)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	m.Name = c.id
-	m.Transport = c.transport
+	w := &witness{news: c.news}
+	m.Name = c.Self().ID
+	m.Transport = lease{c.transport}
 	m.BindPort = int(c.transport.port()) // the port of addresses that name none
-	m.AdvertisePort = int(c.transport.advertise.Port())
-	m.Delegate, m.Events, m.Ping, m.Alive = c.gossip, c.news, c.gossip, c.gossip
+	m.AdvertisePort = int(c.Self().Addr.Port())
+	m.Delegate, m.Events, m.Ping, m.Alive = c.gossip, w, c.gossip, c.gossip
 	m.Logger = newChatter(c.log)
-	c.gossip.queue.RetransmitMult = m.RetransmitMult
-	c.transport.run()
-	return memberlist.Create(m)
+	list, err := memberlist.Create(m)
+	if err != nil {
+		return err
+	}
+	c.list, c.witness = list, w
+	return nil
+}
+
+// membership returns memberlist, or nil where there is none.
+func (c *Cluster) membership() *memberlist.Memberlist {
+	c.stateMu.Lock()
+	defer c.stateMu.Unlock()
+	return c.list
 }
 
 // goes runs f on a goroutine that Close waits for.
 func (c *Cluster) goes(name string, f func()) {
+	c.goMu.Lock()
+	defer c.goMu.Unlock()
+	if c.ended {
+		return
+	}
 	c.wg.Go(func() {
 		defer recovered(c.log, name)
 		f()
@@ -227,7 +252,10 @@ func (c *Cluster) follow() {
 		case <-c.ctx.Done():
 			return
 		}
-		members, gone := c.news.take()
+		members, gone, afresh := c.news.take()
+		if afresh {
+			clear(known)
+		}
 		for id, m := range members {
 			if m == nil {
 				delete(known, id)
@@ -243,7 +271,8 @@ func (c *Cluster) follow() {
 // rebuild replaces the snapshot, and says so.
 func (c *Cluster) rebuild(known map[string]Member) {
 	members := maps.Clone(known)
-	members[c.id] = *c.self.Load()
+	self := c.Self()
+	members[self.ID] = self
 	old := c.snap.Swap(newSnapshot(members, *c.keys.Load()))
 	c.gossip.count.Store(int64(len(members)))
 	c.gossip.rtt.keep(members)
@@ -272,7 +301,9 @@ func (c *Cluster) advertise() {
 			return
 		}
 		// It is queued at once; the wait is for its first transmission.
-		_ = c.list.UpdateNode(time.Second)
+		if list := c.membership(); list != nil {
+			_ = list.UpdateNode(time.Second)
+		}
 	}
 }
 
@@ -282,7 +313,9 @@ func (c *Cluster) SetKeys(keys []string) {
 	defer c.setMu.Unlock()
 	keys = slices.Clone(keys)
 	c.keys.Store(&keys)
-	c.announce(c.self.Load().Meta.withKeys(keys))
+	self := c.Self()
+	self.Meta = self.Meta.withKeys(keys)
+	c.announce(self)
 }
 
 // drain is how long connections of an older ring may finish what they are at:
@@ -302,7 +335,8 @@ func (c *Cluster) SetSecrets(secrets [][]byte) error {
 	if (len(secrets) == 0) != (len(c.cfg.Secrets) == 0) {
 		return errors.New("a running node keeps its choice between a secret key and none")
 	}
-	sec, err := forge(secrets, c.cfg.ClusterName, c.id, c.cfg.PKI, c.cfg.Wall)
+	self := c.Self()
+	sec, err := forge(secrets, c.cfg.ClusterName, self.ID, c.cfg.PKI, c.cfg.Wall)
 	if err != nil {
 		return err
 	}
@@ -312,9 +346,9 @@ func (c *Cluster) SetSecrets(secrets [][]byte) error {
 	}
 	sec.epoch = old.epoch + 1
 	c.transport.sec.Store(sec)
-	meta := c.self.Load().Meta
-	meta.Fingerprints = sec.fingerprints
-	c.announce(meta)
+	c.secrets = secrets
+	self.Meta.Fingerprints = sec.fingerprints
+	c.announce(self)
 	c.metrics.rotations.Inc()
 	c.log.Info("secret ring changed", "fingerprints", fmt.Sprint(sec.fingerprints))
 	c.renew(sec.epoch)
@@ -366,7 +400,7 @@ func (c *Cluster) hasJoined() bool {
 func (c *Cluster) HasPeers() bool { return len(c.peers) > 0 }
 
 // Addr returns where others reach this node.
-func (c *Cluster) Addr() netip.AddrPort { return c.transport.advertise }
+func (c *Cluster) Addr() netip.AddrPort { return c.Self().Addr }
 
 // RTT returns the smoothed round trip to a member, 0 where none is known yet.
 func (c *Cluster) RTT(id string) time.Duration { return c.gossip.rtt.get(id) }
@@ -457,14 +491,15 @@ func (c *Cluster) quit(ctx context.Context) {
 // as long as ctx allows.
 func (c *Cluster) shutdown(ctx context.Context) error {
 	c.stop()
+	c.goMu.Lock()
+	c.ended = true
+	c.goMu.Unlock()
 	done := make(chan error, 1)
 	go func() {
 		defer recovered(c.log, "shutdown")
-		var err error
-		if c.list != nil {
-			err = c.list.Shutdown()
-		} else {
-			err = c.transport.Shutdown()
+		err := c.transport.Shutdown()
+		if list := c.membership(); list != nil {
+			err = errors.Join(err, list.Shutdown())
 		}
 		c.wg.Wait()
 		done <- err

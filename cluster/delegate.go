@@ -28,13 +28,14 @@ const (
 	MaxGossip = 1024     // bytes of one broadcast: it must fit into a packet with others
 
 	maxState     = MaxState
+	retransmits  = 4    // times log10 of the members each is sent, as memberlist's own
 	maxBroadcast = 1024 // broadcasts queued; beyond, those sent most often go
 )
 
 // gossip is memberlist's view of this node: all its delegates in one. Every
 // method may be called after Shutdown.
 type gossip struct {
-	self     string
+	self     func() Member
 	delegate Delegate // may be nil
 	allows   func(memberAddr *memberlist.Node) bool
 	meta     atomic.Pointer[[]byte]
@@ -109,7 +110,7 @@ func (g *gossip) NotifyAlive(node *memberlist.Node) error {
 		return fmt.Errorf("%w: address", errMember)
 	case node.PMin > speaks || node.PMax < speaks || node.PCur < node.PMin || node.PCur > node.PMax || node.DMax != 0:
 		return fmt.Errorf("%w: memberlist protocol", errMember) // one such would fail every exchange
-	case m.ID != g.self && !g.allows(node):
+	case m.ID != g.self().ID && !g.allows(node):
 		return fmt.Errorf("%w: address not in AllowedCIDRs", errMember)
 	}
 	return nil

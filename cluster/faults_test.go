@@ -111,3 +111,34 @@ func TestFaults_PausedNodeComesBack(t *testing.T) {
 		within(t, 30*time.Second, func() error { return see(3, nodes...) })
 	})
 }
+
+func TestFaults_NewAddressOfTheMachineIsAMemberAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		nodes := l.fleet(4)
+		defer l.end()
+		within(t, 5*time.Second, func() error { return see(4, nodes...) })
+		before := nodes[3].Self()
+		l.hosts[3].Move("10.0.7.7")
+		within(t, 30*time.Second, func() error {
+			if nodes[3].Addr().Addr().String() != "10.0.7.7" {
+				return errors.New("still at the old address")
+			}
+			return see(4, nodes...)
+		})
+		if err := errors.Join(ask(t.Context(), nodes[0], nodes[3], "x"), ask(t.Context(), nodes[3], nodes[0], "x")); err != nil {
+			t.Error(err)
+		}
+		for range 60 {
+			time.Sleep(time.Second)
+			if err := see(4, nodes...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, m := range nodes[0].Members() {
+			if m.ID == before.ID {
+				t.Error("the instance at the old address is still a member")
+			}
+		}
+	})
+}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -84,6 +85,7 @@ type news struct {
 	mu      sync.Mutex
 	members map[string]*Member // nil: gone
 	gone    []last
+	afresh  bool // all that was known before is of no account
 	signal  chan struct{}
 }
 
@@ -105,19 +107,21 @@ func (n *news) poke() {
 }
 
 // take returns what has come since the last call.
-func (n *news) take() (members map[string]*Member, gone []last) {
+func (n *news) take() (members map[string]*Member, gone []last, afresh bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	members, gone = n.members, n.gone
-	n.members, n.gone = make(map[string]*Member), nil
-	return members, gone
+	members, gone, afresh = n.members, n.gone, n.afresh
+	n.members, n.gone, n.afresh = make(map[string]*Member), nil, false
+	return members, gone, afresh
 }
 
-// NotifyJoin implements memberlist.EventDelegate.
-func (n *news) NotifyJoin(node *memberlist.Node) { n.put(node) }
-
-// NotifyUpdate implements memberlist.EventDelegate.
-func (n *news) NotifyUpdate(node *memberlist.Node) { n.put(node) }
+// reset forgets everything, for a new instance that starts to look around.
+func (n *news) reset() {
+	n.mu.Lock()
+	n.members, n.afresh = make(map[string]*Member), true
+	n.mu.Unlock()
+	n.poke()
+}
 
 func (n *news) put(node *memberlist.Node) {
 	m, err := member(node)
@@ -130,8 +134,7 @@ func (n *news) put(node *memberlist.Node) {
 	n.poke()
 }
 
-// NotifyLeave implements memberlist.EventDelegate.
-func (n *news) NotifyLeave(node *memberlist.Node) {
+func (n *news) drop(node *memberlist.Node) {
 	addr := nodeAddr(node)
 	n.mu.Lock()
 	n.members[node.Name] = nil
@@ -140,6 +143,30 @@ func (n *news) NotifyLeave(node *memberlist.Node) {
 	}
 	n.mu.Unlock()
 	n.poke()
+}
+
+// witness is the EventDelegate of one memberlist. Timers of memberlist outlive
+// its Shutdown, and what they say then is not news.
+type witness struct {
+	news *news
+	over atomic.Bool
+}
+
+// NotifyJoin implements memberlist.EventDelegate.
+func (w *witness) NotifyJoin(node *memberlist.Node) { w.NotifyUpdate(node) }
+
+// NotifyUpdate implements memberlist.EventDelegate.
+func (w *witness) NotifyUpdate(node *memberlist.Node) {
+	if !w.over.Load() {
+		w.news.put(node)
+	}
+}
+
+// NotifyLeave implements memberlist.EventDelegate.
+func (w *witness) NotifyLeave(node *memberlist.Node) {
+	if !w.over.Load() {
+		w.news.drop(node)
+	}
 }
 
 // member copies a node of memberlist's, whose fields it goes on changing.

@@ -83,14 +83,17 @@ const (
 	maxTargets  = 256 // addresses tried in a round
 	maxLast     = 256 // last-known addresses kept
 	lastFor     = 24 * time.Hour
-	lastEager   = time.Hour // then a sixth of the rounds try it
+	lastEager   = time.Hour       // then a sixth of the rounds try it
+	patience    = 5 * time.Second // of a fleet that starts together, before being alone is worth a warning
 )
 
 // rejoin joins the peers that are no members, again and again: often until one
 // has answered, for nodes that start together, then every ten seconds.
 func (c *Cluster) rejoin() {
 	wait := firstRejoin
+	c.started = time.Now()
 	for {
+		c.checkAddr()
 		c.joinRound()
 		if c.hasJoined() {
 			wait = rejoinEvery
@@ -136,7 +139,11 @@ func (c *Cluster) joinRound() {
 
 // join exchanges everything with one address.
 func (c *Cluster) join(addr netip.AddrPort) error {
-	_, err := c.list.Join([]string{addr.String()})
+	list := c.membership()
+	if list == nil {
+		return nil // between two instances, see move
+	}
+	_, err := list.Join([]string{addr.String()})
 	switch {
 	case err == nil:
 		c.metrics.joins.WithLabelValues("joined").Inc()
@@ -163,7 +170,7 @@ func (c *Cluster) reportJoin(err error) {
 	c.joinMu.Lock()
 	defer c.joinMu.Unlock()
 	c.joinErr = err
-	if c.reported && c.alone == alone {
+	if c.reported && c.alone == alone || alone && time.Since(c.started) < patience {
 		return
 	}
 	c.reported, c.alone = true, alone
@@ -242,7 +249,7 @@ func (c *Cluster) lookup(ctx context.Context, p peer) ([]netip.AddrPort, error) 
 // ownAddrs returns where this node can be reached itself: every node of a
 // shared peer list finds itself in it.
 func (c *Cluster) ownAddrs() map[netip.AddrPort]bool {
-	own := map[netip.AddrPort]bool{c.transport.advertise: true}
+	own := map[netip.AddrPort]bool{c.Addr(): true}
 	bound := addrPort(c.transport.stream.Addr())
 	own[bound] = true
 	if bound.Addr().IsUnspecified() {

@@ -64,7 +64,7 @@ func (c *Cluster) newServer() *http.Server {
 // serve checks who asks and whether we are who is asked, then lets the Handler answer.
 func (c *Cluster) serve(w http.ResponseWriter, r *http.Request) {
 	conn, _ := r.Context().Value(keyWire).(*tls.Conn)
-	if conn == nil || r.Host != c.id {
+	if conn == nil || r.Host != c.Self().ID {
 		// A restarted node has the address of the one that was meant.
 		http.Error(w, "another instance", http.StatusMisdirectedRequest)
 		return
@@ -131,7 +131,8 @@ func (c *Cluster) dialMember(ctx context.Context, _, hostPort string) (net.Conn,
 // count. The answer comes from that very instance or not at all. A request with
 // GetBody is sent again where a kept connection turns out dead.
 func (c *Cluster) Do(req *http.Request, to Member) (*http.Response, error) {
-	if to.ID == c.id {
+	self := c.Self().ID
+	if to.ID == self {
 		return nil, fmt.Errorf("request to %s: %w", to.ID, errSelf)
 	}
 	if !validID(to.ID) {
@@ -139,7 +140,7 @@ func (c *Cluster) Do(req *http.Request, to Member) (*http.Response, error) {
 	}
 	r := req.Clone(context.WithValue(req.Context(), keyDial, to.Addr))
 	r.URL.Scheme, r.URL.Host, r.Host = "https", to.ID, to.ID
-	r.Header.Set(headerSender, c.id)
+	r.Header.Set(headerSender, self)
 	// Present and empty: net/http then replays a POST, and sends no header.
 	r.Header["Idempotency-Key"] = nil
 	resp, err := c.client.Load().RoundTrip(r)

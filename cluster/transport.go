@@ -21,13 +21,12 @@ import (
 // memberlist's streams and the peers' requests. It implements
 // memberlist.NodeAwareTransport.
 type transport struct {
-	network   Network
-	self      string // instance id
-	allowed   []netip.Prefix
-	advertise netip.AddrPort
-	log       *slog.Logger
-	quiet     *throttle
-	metrics   *metrics
+	network Network
+	self    func() Member // this instance
+	allowed []netip.Prefix
+	log     *slog.Logger
+	quiet   *throttle
+	metrics *metrics
 
 	sec       atomic.Pointer[security]
 	stream    net.Listener
@@ -193,7 +192,7 @@ func (t *transport) handOver(c net.Conn, to chan net.Conn) {
 func (t *transport) inbound(c *tls.Conn) net.Conn {
 	id := make([]byte, idSize)
 	_ = c.SetDeadline(time.Now().Add(handshakeTimeout))
-	if _, err := io.ReadFull(c, id); err != nil || string(id) == t.self || !validID(string(id)) {
+	if _, err := io.ReadFull(c, id); err != nil || string(id) == t.self().ID || !validID(string(id)) {
 		_ = c.NetConn().Close()
 		return nil
 	}
@@ -269,7 +268,8 @@ func (t *transport) unseal(scratch, sealed []byte, from net.Addr) []byte {
 
 // FinalAdvertiseAddr implements memberlist.Transport.
 func (t *transport) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
-	return t.advertise.Addr().AsSlice(), int(t.advertise.Port()), nil
+	addr := t.self().Addr
+	return addr.Addr().AsSlice(), int(addr.Port()), nil
 }
 
 // WriteTo implements memberlist.Transport.
@@ -321,7 +321,7 @@ func (t *transport) DialAddressTimeout(to memberlist.Address, timeout time.Durat
 		return nil, err
 	}
 	_ = c.SetWriteDeadline(time.Now().Add(handshakeTimeout))
-	if _, err := io.WriteString(c, t.self); err != nil {
+	if _, err := io.WriteString(c, t.self().ID); err != nil {
 		_ = c.Close()
 		return nil, err
 	}
@@ -341,7 +341,7 @@ func (t *transport) dial(ctx context.Context, addr netip.AddrPort, protocol, wan
 	if err != nil {
 		return nil, err
 	}
-	c := tls.Client(raw, clientTLS(t.sec.Load(), protocol, want, t.self))
+	c := tls.Client(raw, clientTLS(t.sec.Load(), protocol, want, t.self().ID))
 	if err := handshake(ctx, c); err != nil {
 		if !errors.Is(err, errSelf) {
 			t.refused(sideClient, addr.String(), err, false)
@@ -372,6 +372,12 @@ func (a *asked) Read(b []byte) (int, error) {
 	}
 	return n, err
 }
+
+// lease is the transport as one memberlist has it: the sockets outlive it.
+type lease struct{ *transport }
+
+// Shutdown implements memberlist.Transport.
+func (lease) Shutdown() error { return nil }
 
 // Shutdown implements memberlist.Transport. It closes both sockets and every
 // connection, and waits for the goroutines that served them.

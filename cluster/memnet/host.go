@@ -29,10 +29,29 @@ type Host struct {
 }
 
 // Addr returns the host's address.
-func (h *Host) Addr() netip.Addr { return h.addr }
+func (h *Host) Addr() netip.Addr {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	return h.addr
+}
+
+// Move gives the host another address. Its sockets stay open; its streams are
+// of the old address and stay silent.
+func (h *Host) Move(ip string) {
+	to := netip.MustParseAddr(ip)
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	for c := range h.conns {
+		c.abort(false)
+	}
+	clear(h.conns)
+	delete(h.net.hosts, h.addr)
+	h.addr = to
+	h.net.hosts[to] = h
+}
 
 // LocalAddrs returns the host's address, as the addresses of its interfaces.
-func (h *Host) LocalAddrs() ([]netip.Addr, error) { return []netip.Addr{h.addr}, nil }
+func (h *Host) LocalAddrs() ([]netip.Addr, error) { return []netip.Addr{h.Addr()}, nil }
 
 // LookupNetIP resolves a name set by SetDNS, or an address.
 func (h *Host) LookupNetIP(ctx context.Context, host string) ([]netip.Addr, error) {
@@ -61,7 +80,7 @@ func (h *Host) Listen(_ context.Context, addr netip.AddrPort) (net.Listener, err
 	if h.dead || h.listeners[port] != nil {
 		return nil, opError("listen", "tcp", h.at(port), syscall.EADDRINUSE)
 	}
-	l := &listener{host: h, port: port, queue: make(chan *conn, backlog), done: make(chan struct{})}
+	l := &listener{host: h, addr: addr.Addr(), port: port, queue: make(chan *conn, backlog), done: make(chan struct{})}
 	h.listeners[port] = l
 	return l, nil
 }

@@ -36,7 +36,7 @@ func (p *packetConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	defer p.host.net.mu.Unlock()
 	for {
 		if p.closed {
-			return 0, nil, opError("read", "udp", p.LocalAddr(), net.ErrClosed)
+			return 0, nil, opError("read", "udp", p.at(), net.ErrClosed)
 		}
 		if len(p.queue) > 0 {
 			next := p.queue[0]
@@ -44,7 +44,7 @@ func (p *packetConn) ReadFrom(b []byte) (int, net.Addr, error) {
 			return copy(b, next.data), next.from, nil
 		}
 		if expired(p.readBy) {
-			return 0, nil, opError("read", "udp", p.LocalAddr(), os.ErrDeadlineExceeded)
+			return 0, nil, opError("read", "udp", p.at(), os.ErrDeadlineExceeded)
 		}
 		p.wait()
 	}
@@ -76,7 +76,7 @@ func (p *packetConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	if n.blocked(p.host.addr, ip) || n.lose(l) {
 		return len(b), nil
 	}
-	pkt := packet{append([]byte(nil), b...), &net.UDPAddr{IP: p.host.addr.AsSlice(), Port: int(p.port)}}
+	pkt := packet{append([]byte(nil), b...), p.at()}
 	if l.delay <= 0 {
 		n.deliver(ip, dst.Port(), pkt)
 		return len(b), nil
@@ -118,6 +118,12 @@ func (p *packetConn) close() {
 
 // LocalAddr implements net.PacketConn.
 func (p *packetConn) LocalAddr() net.Addr {
+	p.host.net.mu.Lock()
+	defer p.host.net.mu.Unlock()
+	return p.at()
+}
+
+func (p *packetConn) at() *net.UDPAddr {
 	return &net.UDPAddr{IP: p.host.addr.AsSlice(), Port: int(p.port)}
 }
 

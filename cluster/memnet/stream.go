@@ -3,6 +3,7 @@ package memnet
 import (
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"syscall"
@@ -247,6 +248,7 @@ func expired(t time.Time) bool { return !t.IsZero() && !time.Now().Before(t) }
 // listener hands out the streams dialled to one port.
 type listener struct {
 	host  *Host
+	addr  netip.Addr // as asked for: any address of the host is listened on
 	port  uint16
 	queue chan *conn
 	done  chan struct{}
@@ -278,4 +280,6 @@ func (l *listener) close() {
 }
 
 // Addr implements net.Listener.
-func (l *listener) Addr() net.Addr { return l.host.at(l.port) }
+func (l *listener) Addr() net.Addr {
+	return &net.TCPAddr{IP: l.addr.AsSlice(), Port: int(l.port)}
+}
