@@ -53,10 +53,10 @@ type flight struct {
 
 // run looks, competes for the lock, and waits while another node holds it.
 func (f *flight) run(ctx context.Context) (backend.Entry, error) {
-	began, failures, floor := f.clock.Now(), 0, f.stale
+	began, failures, low := f.clock.Now(), 0, floor{stamp: f.stale}
 	for {
 		wake := f.wakes.wait(f.key) // before the look, so that no message is missed
-		v, err := f.enter(ctx, f.key, floor, f.askLock())
+		v, err := f.enter(ctx, f.key, low, f.askLock())
 		switch {
 		case ctx.Err() != nil:
 			return backend.Entry{}, ctx.Err()
@@ -67,9 +67,10 @@ func (f *flight) run(ctx context.Context) (backend.Entry, error) {
 			continue
 		}
 		failures = 0
-		if e, done, err := f.decide(ctx, v, &floor); done {
+		if e, done, err := f.decide(ctx, v); done {
 			return e, err
 		}
+		low.judged, low.stamp = v.judged, newest(low.stamp, v.seen)
 		f.pause(ctx, wake, began)
 	}
 }
@@ -83,9 +84,8 @@ func (f *flight) askLock() string {
 	return f.nonce
 }
 
-// decide ends the flight on what Redis said, or raises floor above what is held
-// and cannot be served.
-func (f *flight) decide(ctx context.Context, v view, floor *backend.Stamp) (_ backend.Entry, done bool, _ error) {
+// decide ends the flight on what Redis said, if it can.
+func (f *flight) decide(ctx context.Context, v view) (_ backend.Entry, done bool, _ error) {
 	e, err := f.answer(ctx, v)
 	if err != nil || !e.IsZero() {
 		if v.locked {
@@ -100,9 +100,6 @@ func (f *flight) decide(ctx context.Context, v view, floor *backend.Stamp) (_ ba
 	case v.denied != nil:
 		e, err := f.alone(ctx)
 		return e, true, err
-	}
-	if v.seen.Newer(*floor) {
-		*floor = v.seen
 	}
 	return backend.Entry{}, false, nil
 }
@@ -206,7 +203,7 @@ func (f *flight) release(ctx context.Context, v view, cause error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTime)
 	defer cancel()
 	// An error is counted and logged by health; the lock then ends by itself.
-	_ = f.do(ctx, true, func(ctx context.Context) error {
+	_ = f.do(ctx, f.key, func(ctx context.Context) error {
 		return release.Run(ctx, f.client, []string{f.backoffKey(f.key), f.lockKey(f.key)},
 			f.nonce, shared, px, pxat, f.filledChannel(), f.key).Err()
 	})
@@ -227,7 +224,7 @@ func (f *flight) keepLock(ctx context.Context) (stop func()) {
 			case <-tick.C:
 			}
 			var held int
-			err := f.do(ctx, true, func(ctx context.Context) (err error) {
+			err := f.do(ctx, f.key, func(ctx context.Context) (err error) {
 				held, err = renew.Run(ctx, f.client, []string{f.lockKey(f.key)}, f.nonce, lockTTL.Milliseconds()).Int()
 				return err
 			})

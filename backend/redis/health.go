@@ -44,7 +44,7 @@ const (
 // hints are what an operator does about each reason.
 var hints = map[string]string{
 	reasonUnreachable: "is Redis running, and do Host, Port and firewalls let this node reach it?",
-	reasonTimeout:     "Redis accepts connections and does not answer in time: hung, overloaded, or too far away (ReadTimeoutMs)",
+	reasonTimeout:     "Redis accepts connections and does not answer in time: hung, overloaded, or too far away (ReadTimeoutMs); or SSL is set for a plain port",
 	reasonTLS:         "check SSL, CAFile and ServerName against the server's certificate",
 	reasonNoAuth:      "Redis wants a password: set Redis.Password",
 	reasonWrongPass:   "Redis refuses Username or Password",
@@ -69,7 +69,7 @@ var codes = []struct{ text, reason string }{
 	{"ERR Client sent AUTH", reasonWrongPass},
 	{"ERR AUTH", reasonWrongPass},
 	{"NOPERM", reasonDenied},
-	{"this user has no permissions", reasonDenied}, // inside a script
+	{"The user executing the script", reasonDenied},
 	{"ACL failure in script", reasonDenied},
 	{"ERR unknown command", reasonDenied}, // renamed away by a managed service
 	{"READONLY", reasonReadOnly},
@@ -134,7 +134,7 @@ func isNetwork(err error) bool {
 }
 
 // answered reports whether Redis answers reads although it failed with reason:
-// the breaker stays closed then, and only a write shows that it is over.
+// the breaker stays closed then.
 func answered(reason string) bool {
 	switch reason {
 	case reasonReadOnly, reasonOOM, reasonMisconf, reasonDenied:
@@ -162,7 +162,9 @@ type health struct {
 	mu     sync.Mutex
 	reason string
 	since  time.Duration
-	back   chan struct{} // signals that Redis answers again
+	mute   bool          // reads failed as well, so that one that works ends it
+	key    string        // what failed last: in a cluster, only its master may be away
+	back   chan struct{} // signals that Redis works again
 }
 
 func newHealth(cfg Config) (*health, error) {
@@ -209,17 +211,17 @@ func register(reg prometheus.Registerer) (*prometheus.CounterVec, error) {
 	return vec, nil
 }
 
-// try runs one operation unless the breaker is open. Its error, if any, says
-// what is known: errAway, or what Redis or the way to it answered.
-func (h *health) try(write bool, op func() error) error {
+// try runs one operation on key unless the breaker is open. Its error, if any,
+// says what is known: errAway, or what Redis or the way to it answered.
+func (h *health) try(key string, op func() error) error {
 	_, err := h.breaker.Execute(func() (struct{}, error) { return struct{}{}, op() })
 	switch {
 	case errors.Is(err, gobreaker.ErrOpenState), errors.Is(err, gobreaker.ErrTooManyRequests):
 		return errAway
 	case err == nil:
-		h.worked(write)
+		h.answers()
 	case !errors.Is(err, context.Canceled):
-		h.failed(err)
+		h.failed(key, err, answered(classify(err)))
 	}
 	return err
 }
@@ -227,19 +229,33 @@ func (h *health) try(write bool, op func() error) error {
 // count counts an error that does not make Redis unhealthy.
 func (h *health) count(reason string) { h.errors.WithLabelValues("redis", reason).Inc() }
 
-func (h *health) failed(err error) {
+// failed notes an error. One that comes with answers to reads is over only when
+// something has been stored.
+func (h *health) failed(key string, err error, whileAnswering bool) {
 	reason := classify(err)
 	h.count(reason)
+	h.mu.Lock()
+	h.key, h.mute = key, !whileAnswering
+	h.mu.Unlock()
 	if h.change(reason) {
 		h.log.Warn("redis does not work, this node acquires for itself", "reason", reason, "hint", hints[reason], "error", err)
 	}
 }
 
-func (h *health) worked(write bool) {
+// answers notes that Redis has answered. A read-only or full one does that too,
+// so those end with stored only, and the state does not flap.
+func (h *health) answers() {
 	h.mu.Lock()
-	ok := h.reason == reasonOK || answered(h.reason) && !write
+	over := h.mute
 	h.mu.Unlock()
-	if ok || !h.change(reasonOK) {
+	if over {
+		h.stored()
+	}
+}
+
+// stored notes that Redis has stored something: nothing is wrong with it.
+func (h *health) stored() {
+	if !h.change(reasonOK) {
 		return
 	}
 	h.log.Info("redis works again")
@@ -258,6 +274,13 @@ func (h *health) change(reason string) bool {
 	}
 	h.reason, h.since = reason, h.clock.Now()
 	return true
+}
+
+// ailing returns the key that failed last while Redis does not work.
+func (h *health) ailing() (key string, yes bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.key, h.reason != reasonOK
 }
 
 func (h *health) state() (ok bool, reason string, since time.Duration) {

@@ -14,6 +14,8 @@ import (
 )
 
 const (
+	// probeEvery is how often a Redis that does not work is tried.
+	probeEvery = 3 * time.Second
 	// pingEvery finds a subscription whose server hung or vanished silently.
 	pingEvery = 5 * time.Second
 	// Between two tries to subscribe. Messages only speed things up: everything
@@ -26,16 +28,36 @@ const (
 // after an outage what was acquired during it.
 func (r *Redis) startListening() {
 	r.background("listen", r.listenForEver)
-	r.background("offer", func() {
-		for {
-			select {
-			case <-r.life.Done():
-				return
-			case <-r.health.back:
-				r.offerAll(r.life)
+	r.background("recover", r.recoverForEver)
+}
+
+// recoverForEver notices the end of an outage, which nothing else would while
+// every token is fresh, and then offers what was acquired during it.
+func (r *Redis) recoverForEver() {
+	tick := time.NewTicker(probeEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-r.life.Done():
+			return
+		case <-r.health.back:
+			r.offerAll(r.life)
+		case <-tick.C:
+			if key, yes := r.health.ailing(); yes {
+				r.probe(r.life, key)
 			}
 		}
+	}
+}
+
+// probe tries what a lock needs: a short-lived key, stored where key lies.
+func (r *Redis) probe(ctx context.Context, key string) {
+	err := r.do(ctx, key, func(ctx context.Context) error {
+		return r.client.SetNX(ctx, r.valueKey(key)+":probe", "1", time.Second).Err()
 	})
+	if err == nil {
+		r.health.stored()
+	}
 }
 
 func (r *Redis) listenForEver() {
@@ -92,10 +114,7 @@ func (r *Redis) listenOnce() error {
 func (r *Redis) hear(msg any) {
 	m, ok := msg.(*goredis.Message)
 	if !ok {
-		if s, ok := msg.(*goredis.Subscription); ok && s.Kind == "subscribe" && s.Channel == r.filledChannel() {
-			r.reconnected()
-		}
-		return
+		return // a subscription or a pong
 	}
 	switch m.Channel {
 	case r.filledChannel():
@@ -104,17 +123,6 @@ func (r *Redis) hear(msg any) {
 		key, text, _ := strings.Cut(m.Payload, " ")
 		if id, err := backend.ParseID(text); err == nil && isKey(key) {
 			r.local.Revoke(key, id, 0)
-		}
-	}
-}
-
-// reconnected offers what was acquired without Redis: with every token fresh,
-// nothing else would notice that it is back.
-func (r *Redis) reconnected() {
-	if len(r.unsaved.all()) > 0 {
-		select {
-		case r.health.back <- struct{}{}:
-		default:
 		}
 	}
 }

@@ -120,9 +120,9 @@ func (r *Redis) usable(ctx context.Context) error {
 	return nil
 }
 
-// do runs one operation within its timeout, through breaker and health.
-func (r *Redis) do(ctx context.Context, write bool, op func(ctx context.Context) error) error {
-	return r.health.try(write, func() error {
+// do runs one operation on key within its timeout, through breaker and health.
+func (r *Redis) do(ctx context.Context, key string, op func(ctx context.Context) error) error {
+	return r.health.try(key, func() error {
 		bounded, cancel := context.WithTimeout(ctx, r.timeout)
 		defer cancel()
 		err := op(bounded)

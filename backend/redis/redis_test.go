@@ -3,6 +3,7 @@ package redis_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -14,7 +15,10 @@ import (
 	"orthanc-oauth/backend/redis/redistest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	redis.RedirectDriverLog(slog.New(slog.DiscardHandler))
+	goleak.VerifyTestMain(m)
+}
 
 // member returns a backend on a server, closed with the test.
 func member(t testing.TB, cfg redis.Config) *redis.Redis {

@@ -54,7 +54,7 @@ func (r *Redis) bury(ctx context.Context, key string, id backend.ID, paced bool)
 	if paced {
 		minPause = backend.MinPace.Milliseconds()
 	}
-	err = r.do(ctx, true, func(ctx context.Context) (err error) {
+	err = r.do(ctx, key, func(ctx context.Context) (err error) {
 		verdict, err = revoke.Run(ctx, r.client, []string{r.valueKey(key), r.pauseKey(key)},
 			id.String(), r.revokedChannel(), key+" "+id.String(),
 			minPause, backend.MaxPace.Milliseconds(), keepPause.Milliseconds()).Text()
@@ -70,7 +70,7 @@ func (r *Redis) Confirm(ctx context.Context, key string, _ backend.ID) error {
 	}
 	r.local.Confirm(key)
 	// Best effort: a pause that stays delays one revocation.
-	_ = r.do(ctx, true, func(ctx context.Context) error { return r.client.Del(ctx, r.pauseKey(key)).Err() })
+	_ = r.do(ctx, key, func(ctx context.Context) error { return r.client.Del(ctx, r.pauseKey(key)).Err() })
 	return ctx.Err()
 }
 
@@ -126,7 +126,7 @@ func (r *Redis) clearOn(ctx context.Context, server goredis.Cmdable) error {
 	cursor := uint64(0)
 	for {
 		var keys []string
-		err := r.do(ctx, true, func(ctx context.Context) (err error) {
+		err := r.do(ctx, "", func(ctx context.Context) (err error) {
 			keys, cursor, err = server.Scan(ctx, cursor, escapeGlob(r.prefix)+"{*}", scanCount).Result()
 			return err
 		})
@@ -147,7 +147,7 @@ func (r *Redis) unlink(ctx context.Context, server goredis.Cmdable, found []stri
 		if !ours {
 			continue
 		}
-		err := r.do(ctx, true, func(ctx context.Context) error {
+		err := r.do(ctx, key, func(ctx context.Context) error {
 			header, _ := server.GetRange(ctx, name, 0, int64(stampAt+stampLen)).Result()
 			if e, err := decode([]byte(header)); err == nil {
 				r.local.Revoke(key, e.ID, 0)

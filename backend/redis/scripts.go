@@ -13,18 +13,19 @@ import goredis "github.com/redis/go-redis/v9"
 // clocks nor a failover to a server with another clock can prolong anything.
 
 // enter reads everything about a key and takes the lock unless the value is
-// newer than floor. One round trip, atomic: the read after the lock was taken is
-// the double check.
+// newer than floor and not what the caller judged foreign. One round trip,
+// atomic: the read after the lock was taken is the double check.
 //
-// KEYS value backoff lock; ARGV floor nonce ("" reads only) lockPX maxRaw.
+// KEYS value backoff lock; ARGV floor nonce ("" reads only) lockPX maxRaw judged.
 // Returns value, its pttl, refusal, its pttl, lock (1 ours, 0 another's or
 // not asked for, -1 denied), denial, now.
 var enter = goredis.NewScript(`
 local function read(key, limit)
   local n = redis.pcall('STRLEN', key)
   if type(n) ~= 'number' or n > limit then return '!' end
-  if n == 0 then return '' end
-  return redis.call('GET', key)
+  local v = redis.call('GET', key)
+  if v == '' then return '!' end
+  return v or ''
 end
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -32,6 +33,7 @@ local value, pttl = read(KEYS[1], tonumber(ARGV[4])), redis.call('PTTL', KEYS[1]
 local refusal, rttl = read(KEYS[2], 256), redis.call('PTTL', KEYS[2])
 local lock, denial = 0, ''
 local newer = string.sub(value, 1, 4) == 'oo1 ' and string.sub(value, 5, 53) > ARGV[1]
+  and (ARGV[5] == '' or string.sub(value, 1, string.len(ARGV[5])) ~= ARGV[5])
 if ARGV[2] ~= '' and not newer then
   local holder = redis.pcall('GET', KEYS[3])
   if holder == ARGV[2] then

@@ -18,6 +18,9 @@ const (
 	renewEvery = time.Second
 )
 
+// noExpiry is what PTTL answers for a key that lives for ever; none of ours does.
+const noExpiry = -1
+
 // A view is what Redis said about a key at one moment.
 type view struct {
 	entry   backend.Entry // servable when live
@@ -33,18 +36,24 @@ type view struct {
 
 // look reads a key.
 func (r *Redis) look(ctx context.Context, key string) (view, error) {
-	return r.enter(ctx, key, backend.Stamp{}, "")
+	return r.enter(ctx, key, floor{}, "")
 }
 
-// enter reads a key and, where nonce is set and no value is newer than floor,
-// competes for its lock.
-func (r *Redis) enter(ctx context.Context, key string, floor backend.Stamp, nonce string) (view, error) {
+// A floor is what a flight has seen and cannot serve.
+type floor struct {
+	stamp  backend.Stamp // stale, or revoked, or expired
+	judged string        // how a foreign value begins
+}
+
+// enter reads a key and, where nonce is set and the value does not lie above
+// floor, competes for its lock.
+func (r *Redis) enter(ctx context.Context, key string, low floor, nonce string) (view, error) {
 	var reply []any
 	sent := r.clock.Now()
-	err := r.do(ctx, false, func(ctx context.Context) (err error) {
+	err := r.do(ctx, key, func(ctx context.Context) (err error) {
 		reply, err = enter.Run(ctx, r.client,
 			[]string{r.valueKey(key), r.backoffKey(key), r.lockKey(key)},
-			stampText(floor), nonce, lockTTL.Milliseconds(), maxRaw).Slice()
+			stampText(low.stamp), nonce, lockTTL.Milliseconds(), maxRaw, low.judged).Slice()
 		return err
 	})
 	if err != nil {
@@ -63,24 +72,27 @@ func (r *Redis) parse(key string, reply []any, trip time.Duration) (view, error)
 	left := func(i int) time.Duration { return time.Duration(number(i))*time.Millisecond - trip }
 
 	v := view{locked: number(4) == 1, now: number(6), at: r.clock.Now()}
-	r.takeValue(key, &v, text(0), left(1))
+	r.takeValue(key, &v, text(0), left(1), number(1) != noExpiry)
 	if text(2) != "" {
 		v.refusal = r.takeRefusal(text(2), left(3))
 	}
-	if number(4) < 0 {
+	switch {
+	case v.locked:
+		r.health.stored()
+	case number(4) < 0:
 		v.denied = replyError(text(5))
-		r.health.failed(v.denied)
+		r.health.failed(key, v.denied, true)
 	}
 	return v, nil
 }
 
 // takeValue reads what is held into v. What is foreign or corrupt is a miss.
-func (r *Redis) takeValue(key string, v *view, raw string, ttl time.Duration) {
+func (r *Redis) takeValue(key string, v *view, raw string, ttl time.Duration, expires bool) {
 	if raw == "" {
 		return
 	}
 	e, err := decode([]byte(raw))
-	if err == nil && ttl > backend.MaxTTL {
+	if err == nil && (ttl > backend.MaxTTL || !expires) {
 		err = errForeign // no acquisition lives that long
 	}
 	if err != nil {
@@ -130,13 +142,16 @@ func (r *Redis) expiry(v view, ttl time.Duration) (px, pxat int64) {
 // save stores e if nothing newer is held, and gives up the lock of nonce.
 func (r *Redis) save(ctx context.Context, key, nonce string, e backend.Entry, v view) (stored bool, err error) {
 	px, pxat := r.expiry(v, e.TTL)
-	err = r.do(ctx, true, func(ctx context.Context) error {
+	err = r.do(ctx, key, func(ctx context.Context) error {
 		n, err := store.Run(ctx, r.client,
 			[]string{r.valueKey(key), r.backoffKey(key), r.lockKey(key)},
 			nonce, encode(e), px, pxat, v.judged, r.filledChannel(), key).Int()
 		stored = n == 1
 		return err
 	})
+	if stored {
+		r.health.stored()
+	}
 	return stored, err
 }
 

@@ -1,0 +1,268 @@
+package redis_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"orthanc-oauth/backend"
+	"orthanc-oauth/backend/redis"
+	"orthanc-oauth/backend/redis/redistest"
+)
+
+func TestFleet_TenNodesOfTwoHundredCallersOneAcquisition(t *testing.T) {
+	s := redistest.Start(t)
+	p := &idp{delay: 100 * time.Millisecond}
+	var wg sync.WaitGroup
+	var failed, slowest atomic.Int64
+	began := time.Now()
+	for range 10 {
+		m := member(t, on(s))
+		for range 200 {
+			wg.Go(func() {
+				if _, err := m.Fill(t.Context(), key, backend.Stamp{}, p.fill); err != nil {
+					failed.Add(1)
+				}
+				slowest.Store(int64(time.Since(began))) // the last one to write is the slowest
+			})
+		}
+	}
+	wg.Wait()
+	t.Logf("2,000 callers served in %v", time.Duration(slowest.Load()))
+	if n := failed.Load(); n != 0 {
+		t.Fatalf("%d callers failed", n)
+	}
+	p.asked(t, 1)
+}
+
+func TestFleet_SlowProviderIsToldFromADeadHolder(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	p := &idp{delay: 4500 * time.Millisecond} // longer than a lock that nobody renews
+	var wg sync.WaitGroup
+	for range 3 {
+		m := member(t, on(s))
+		wg.Go(func() {
+			if _, err := m.Fill(t.Context(), key, backend.Stamp{}, p.fill); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	p.asked(t, 1)
+}
+
+// 1. A holds the lock and waits for the provider.
+// 2. A's link breaks: it can neither renew nor store.
+// 3. B waits until the lock ends by itself, and acquires.
+func TestFleet_NextTakesOverFromADeadHolder(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	var wire link
+	cfg := on(s)
+	cfg.Options.Dial = wire.dial
+	a, b := member(t, cfg), member(t, on(s))
+
+	slow, quick := &idp{delay: time.Minute}, &idp{}
+	go func() { _, _ = a.Fill(t.Context(), key, backend.Stamp{}, slow.fill) }()
+	eventually(t, func() error { return want(slow.calls.Load() == 1, "the holder has not begun") })
+	wire.down()
+	began := time.Now()
+	must(t, b, backend.Stamp{}, quick.fill)
+	took := time.Since(began)
+	t.Logf("took over after %v", took)
+	if took > 6*time.Second {
+		t.Fatalf("took over after %v, the lock lives 3 s", took)
+	}
+	quick.asked(t, 1)
+}
+
+func TestFleet_LostLockServesLocallyAndDisplacesNothingNewer(t *testing.T) {
+	s := redistest.Start(t)
+	a, b := member(t, on(s)), member(t, on(s))
+	entered, release := make(chan struct{}), make(chan struct{})
+	got := make(chan backend.Entry, 1)
+	go func() {
+		e, _ := a.Fill(t.Context(), key, backend.Stamp{}, func(_ context.Context, gen uint64) (backend.Entry, error) {
+			close(entered)
+			<-release
+			return backend.Entry{Stamp: backend.Stamp{Gen: gen, ID: backend.NewID()}, Value: []byte("late"), TTL: life}, nil
+		})
+		got <- e
+	}()
+	<-entered
+	s.Do("DEL", valueKey()+":lock")
+	p := &idp{}
+	first := must(t, b, backend.Stamp{}, p.fill)
+	second := must(t, b, first.Stamp, p.fill)
+	close(release)
+	if e := <-got; e.Stamp != second.Stamp {
+		t.Errorf("the late acquirer serves %v, want the newer %v", e.Stamp, second.Stamp)
+	}
+	if e, err := b.Get(t.Context(), key); err != nil || e.Stamp != second.Stamp {
+		t.Errorf("redis holds %v (%v), want %v", e.Stamp, err, second.Stamp)
+	}
+}
+
+func TestFleet_WaitersAreWokenWithoutPubSubToo(t *testing.T) {
+	s := redistest.Start(t)
+	s.Do("ACL", "SETUSER", "mute", "on", ">pw", "~*", "resetchannels", "+@all")
+	cfg := on(s)
+	cfg.Options.Username, cfg.Options.Password = "mute", "pw"
+	a, b := member(t, cfg), member(t, cfg)
+	p := &idp{delay: 50 * time.Millisecond}
+	var wg sync.WaitGroup
+	for _, m := range []*redis.Redis{a, b} {
+		wg.Go(func() {
+			if _, err := m.Fill(t.Context(), key, backend.Stamp{}, p.fill); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	p.asked(t, 1)
+	if ok, reason, _ := a.State(); !ok {
+		t.Errorf("without channels redis counts as %s", reason)
+	}
+}
+
+func TestRevoke_ReachesANodeThatOnlyListens(t *testing.T) {
+	s := redistest.Start(t)
+	a, b := member(t, on(s)), member(t, on(s))
+	p := &idp{}
+	first := must(t, a, backend.Stamp{}, p.fill)
+	must(t, b, backend.Stamp{}, p.fill)
+	eventually(t, func() error {
+		return want(s.Do("PUBLISH", prefix+"revoked", "junk") == "2", "not both listen")
+	})
+	if err := a.Revoke(t.Context(), key, first.ID); err != nil {
+		t.Fatal(err)
+	}
+	// Without Redis, b knows only what it was told.
+	eventually(t, func() error {
+		s.Hang()
+		defer s.Resume()
+		e, err := b.Get(t.Context(), key)
+		return want(err != nil, fmt.Sprintf("still serves %v", e.Stamp))
+	})
+}
+
+// foreign are values that no version of ours wrote.
+var foreign = map[string][]string{
+	"text":           {"SET", valueKey(), "a token of another program", "PX", "3600000"},
+	"empty":          {"SET", valueKey(), ""},
+	"binary":         {"SET", valueKey(), "\x00\xff\n\n", "PX", "3600000"},
+	"no newline":     {"SET", valueKey(), "oo1 " + strings.Repeat("f", 60), "PX", "3600000"},
+	"no hex":         {"SET", valueKey(), "oo1 zzzzzzzzzzzzzzzz " + strings.Repeat("z", 32) + "\nx", "PX", "3600000"},
+	"generation max": {"SET", valueKey(), "oo1 ffffffffffffffff " + strings.Repeat("f", 32) + "\nx", "PX", "3600000"},
+	"oversized":      {"SET", valueKey(), strings.Repeat("x", 1<<20), "PX", "3600000"},
+	"no end":         {"SET", valueKey(), "oo1 0000000000000001 " + strings.Repeat("a", 32) + "\nx"},
+	"outlives all":   {"SET", valueKey(), "oo1 0000000000000001 " + strings.Repeat("a", 32) + "\nx", "PX", "360000000"},
+	"a list":         {"RPUSH", valueKey(), "x"},
+	"lock is a list": {"RPUSH", valueKey() + ":lock", "x"},
+	"bad backoff":    {"SET", valueKey() + ":backoff", "garbage", "PX", "3600000"},
+}
+
+func TestForeignValue_IsAMissAndOverwritten(t *testing.T) {
+	s := redistest.Start(t)
+	for name, put := range foreign {
+		t.Run(name, func(t *testing.T) {
+			s.Do("FLUSHALL")
+			s.Do(put...)
+			if name == "lock is a list" {
+				s.Do("PEXPIRE", valueKey()+":lock", "100") // as every lock, it ends
+			}
+			reg := prometheus.NewRegistry()
+			cfg := on(s)
+			cfg.Registerer = reg
+			m := member(t, cfg)
+			if e, err := m.Get(t.Context(), key); err == nil {
+				t.Fatalf("served %v", e.Stamp)
+			}
+			p := &idp{}
+			e := must(t, m, backend.Stamp{}, p.fill)
+			p.asked(t, 1)
+			if got, err := member(t, on(s)).Get(t.Context(), key); err != nil || got.Stamp != e.Stamp {
+				t.Fatalf("another node finds %v (%v), want %v", got.Stamp, err, e.Stamp)
+			}
+			counted := name != "lock is a list"
+			if n := errorsOf(t, reg, "foreign"); counted && n == 0 {
+				t.Error("not counted")
+			}
+		})
+	}
+}
+
+func TestMixedVersions_UnknownHeaderFieldsAreIgnored(t *testing.T) {
+	s := redistest.Start(t)
+	id := strings.Repeat("ab", 16)
+	s.Do("SET", valueKey(), "oo1 0000000000000007 "+id+" region=eu v=9\nsealed by a later version", "PX", "3600000")
+	m := member(t, on(s))
+	p := &idp{}
+	e := must(t, m, backend.Stamp{}, p.fill)
+	p.asked(t, 0)
+	if e.Gen != 7 || e.ID.String() != id || string(e.Value) != "sealed by a later version" {
+		t.Fatalf("read %v %q", e.Stamp, e.Value)
+	}
+	if err := m.Revoke(t.Context(), key, e.ID); err != nil {
+		t.Fatal(err)
+	}
+	if next := must(t, m, backend.Stamp{}, p.fill); next.Gen != 8 {
+		t.Fatalf("generation %d follows 7", next.Gen)
+	}
+}
+
+func TestValue_IsStoredAsSealed(t *testing.T) {
+	s := redistest.Start(t)
+	e := must(t, member(t, on(s)), backend.Stamp{}, (&idp{}).fill)
+	raw := s.Do("GET", valueKey())
+	header, sealed, _ := strings.Cut(raw, "\n")
+	if header != fmt.Sprintf("oo1 %016x %s", e.Gen, e.ID) || !bytes.Equal([]byte(sealed), e.Value) {
+		t.Fatalf("redis holds %q", raw)
+	}
+}
+
+func TestClear_TouchesOnlyItsOwnValues(t *testing.T) {
+	s := redistest.Start(t)
+	neighbours := []string{"other", "t", prefix + "foreign", prefix + "{short}", "t:x:{" + key + "}", "tt:{" + key + "}", valueKey() + ":lock", valueKey() + ":backoff"}
+	for _, k := range neighbours {
+		s.Do("SET", k, "kept")
+	}
+	for _, p := range []string{prefix, "[t]:", "t*:", "?:"} {
+		cfg := on(s)
+		cfg.Prefix = p
+		m := member(t, cfg)
+		for i := range 3 {
+			if err := m.Set(t.Context(), fmt.Sprintf("%064x", i), []byte("x"), life); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if p == prefix {
+			continue // the others' patterns must not reach these
+		}
+		if err := m.Clear(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := s.Do("DBSIZE"); n != fmt.Sprint(len(neighbours)+3) {
+		t.Fatalf("%s keys left after clearing prefixes that look like patterns", n)
+	}
+	if err := member(t, on(s)).Clear(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range neighbours {
+		if s.Do("GET", k) != "kept" {
+			t.Errorf("%s is gone", k)
+		}
+	}
+	if n := s.Do("DBSIZE"); n != fmt.Sprint(len(neighbours)) {
+		t.Errorf("%s keys left, want %d", n, len(neighbours))
+	}
+}

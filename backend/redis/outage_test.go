@@ -1,0 +1,250 @@
+package redis_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"orthanc-oauth/backend"
+	"orthanc-oauth/backend/redis"
+	"orthanc-oauth/backend/redis/redistest"
+)
+
+func TestOutage_DownAtStartThenOfferedToTheFleet(t *testing.T) {
+	t.Parallel()
+	s := redistest.Prepare(t)
+	a := member(t, on(s))
+	p := &idp{}
+	first := must(t, a, backend.Stamp{}, p.fill)
+	if ok, reason, _ := a.State(); ok || reason != "unreachable" {
+		t.Fatalf("state %v %s without a server", ok, reason)
+	}
+	s.Run()
+	b := member(t, on(s))
+	eventually(t, func() error {
+		e, err := b.Get(t.Context(), key)
+		if err == nil && e.Stamp != first.Stamp {
+			return fmt.Errorf("found %v, want %v", e.Stamp, first.Stamp)
+		}
+		return err
+	})
+	if ok, reason, _ := a.State(); !ok {
+		t.Errorf("still %s", reason)
+	}
+	p.asked(t, 1)
+}
+
+func TestOutage_HungServerCostsHalfASecond(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	m := member(t, on(s))
+	p := &idp{}
+	first := must(t, m, backend.Stamp{}, p.fill)
+	s.Hang()
+	defer s.Resume()
+
+	began := time.Now()
+	if e := must(t, m, backend.Stamp{}, p.fill); e.Stamp != first.Stamp {
+		t.Fatalf("serves %v, want what it has seen, %v", e.Stamp, first.Stamp)
+	}
+	p.asked(t, 1)
+	second := must(t, m, first.Stamp, p.fill)
+	p.asked(t, 2)
+	took := time.Since(began)
+	t.Logf("hung redis: a live and a new token took %v together", took)
+	if took > 2*time.Second {
+		t.Errorf("took %v", took)
+	}
+	if ok, reason, _ := m.State(); ok || reason != "timeout" {
+		t.Errorf("state %v %s", ok, reason)
+	}
+	s.Resume()
+	eventually(t, func() error {
+		e, err := member(t, on(s)).Get(t.Context(), key)
+		if err == nil && e.Stamp != second.Stamp {
+			return fmt.Errorf("redis holds %v, want %v", e.Stamp, second.Stamp)
+		}
+		return err
+	})
+}
+
+// 1. The holder acquires something that lives 1 s, and stores it.
+// 2. The server hangs before that command, and carries it out after 1.2 s.
+// 3. Nobody must then be given what has died meanwhile.
+func TestOutage_CommandCarriedOutLateStoresNothingDead(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	m := member(t, on(s))
+	var acquired time.Time
+	must(t, m, backend.Stamp{}, func(_ context.Context, gen uint64) (backend.Entry, error) {
+		s.Hang()
+		acquired = time.Now()
+		return backend.Entry{Stamp: backend.Stamp{Gen: gen, ID: backend.NewID()}, Value: []byte("x"), TTL: time.Second}, nil
+	})
+	<-time.After(time.Until(acquired.Add(1200 * time.Millisecond)))
+	s.Resume()
+	for range 5 {
+		if n := s.Do("EXISTS", valueKey()); n != "0" {
+			t.Fatalf("a dead acquisition has %s ms left", s.Do("PTTL", valueKey()))
+		}
+	}
+}
+
+func TestOutage_KilledMidRunFailsNoGet(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	m := member(t, on(s))
+	p := &idp{}
+	must(t, m, backend.Stamp{}, p.fill)
+	for i := range 1000 {
+		if i == 300 {
+			s.Kill()
+		}
+		must(t, m, backend.Stamp{}, p.fill)
+	}
+	p.asked(t, 1)
+}
+
+func TestOutage_RefusalIsHonouredWithoutRedis(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	a, b := member(t, on(s)), member(t, on(s))
+	no := func(context.Context, uint64) (backend.Entry, error) {
+		return backend.Entry{}, &backend.Refusal{Code: "AUTH-003", RetryAfter: time.Minute}
+	}
+	p := &idp{}
+	if _, err := a.Fill(t.Context(), key, backend.Stamp{}, no); err == nil {
+		t.Fatal("not refused")
+	}
+	if _, err := b.Fill(t.Context(), key, backend.Stamp{}, p.fill); err == nil {
+		t.Fatal("the fleet was not told")
+	}
+	s.Kill()
+	for _, m := range []*redis.Redis{a, b} {
+		_, err := m.Fill(t.Context(), key, backend.Stamp{}, p.fill)
+		if r, ok := errors.AsType[*backend.Refusal](err); !ok || r.Code != "AUTH-003" {
+			t.Errorf("without redis: %v", err)
+		}
+	}
+	p.asked(t, 0)
+}
+
+func TestWay_ThreeNodesTryTheirOwnThenAllKeepStill(t *testing.T) {
+	s := redistest.Start(t)
+	calls := 0
+	no := func(context.Context, uint64) (backend.Entry, error) {
+		calls++
+		return backend.Entry{}, &backend.Refusal{Code: "NET-002", Way: true, RetryAfter: time.Minute}
+	}
+	for range 6 {
+		m := member(t, on(s))
+		for range 2 {
+			_, err := m.Fill(t.Context(), key, backend.Stamp{}, no)
+			if r, ok := errors.AsType[*backend.Refusal](err); !ok || r.Code != "NET-002" {
+				t.Fatalf("got %v", err)
+			}
+		}
+	}
+	if calls != 3 {
+		t.Fatalf("%d nodes tried, want 3", calls)
+	}
+}
+
+// A fault is something an operator can do to Redis, and its end.
+type fault struct {
+	name   string
+	reason string
+	start  []string // directives
+	opts   func(*redis.Options)
+	begin  func(s *redistest.Server)
+	end    func(s *redistest.Server)
+}
+
+var faults = []fault{
+	{name: "noauth", reason: "noauth", start: []string{"requirepass secret-canary"}},
+	{name: "wrongpass", reason: "wrongpass", start: []string{"requirepass other"}, opts: func(o *redis.Options) { o.Password = "secret-canary" }},
+	{name: "wrong user", reason: "wrongpass", opts: func(o *redis.Options) { o.Username, o.Password = "nobody", "secret-canary" }},
+	{name: "wrong database", reason: "wrongdb", opts: func(o *redis.Options) { o.DB = 99 }},
+	{name: "tls to a plain port", reason: "timeout", opts: func(o *redis.Options) { o.SSL = true }},
+	{
+		name: "readonly", reason: "readonly",
+		begin: func(s *redistest.Server) { s.Do("REPLICAOF", "127.0.0.1", "1") },
+		end:   func(s *redistest.Server) { s.Do("REPLICAOF", "NO", "ONE") },
+	},
+	{
+		name: "oom", reason: "oom",
+		begin: func(s *redistest.Server) { s.Do("CONFIG", "SET", "maxmemory", "1") },
+		end:   func(s *redistest.Server) { s.Do("CONFIG", "SET", "maxmemory", "0") },
+	},
+	{
+		name: "denied command", reason: "denied",
+		begin: func(s *redistest.Server) { s.Do("ACL", "SETUSER", "default", "-set") },
+		end:   func(s *redistest.Server) { s.Do("ACL", "SETUSER", "default", "+set") },
+	},
+	{
+		name: "no scripting", reason: "denied",
+		begin: func(s *redistest.Server) { s.Do("ACL", "SETUSER", "default", "-@scripting") },
+		end:   func(s *redistest.Server) { s.Do("ACL", "SETUSER", "default", "+@scripting") },
+	},
+	{
+		name: "wrong key space", reason: "denied",
+		begin: func(s *redistest.Server) { s.Do("ACL", "SETUSER", "default", "resetkeys", "~elsewhere:*") },
+		end:   func(s *redistest.Server) { s.Do("ACL", "SETUSER", "default", "resetkeys", "~*") },
+	},
+}
+
+func TestFault_IsNamedOnceAndCostsNoToken(t *testing.T) {
+	for _, f := range faults {
+		t.Run(f.name, func(t *testing.T) {
+			t.Parallel()
+			f.run(t)
+		})
+	}
+}
+
+func (f fault) run(t *testing.T) {
+	s := redistest.Start(t, f.start...)
+	var log sink
+	reg := prometheus.NewRegistry()
+	cfg := on(s)
+	cfg.Log, cfg.Registerer = log.logger(), reg
+	if f.opts != nil {
+		f.opts(&cfg.Options)
+	}
+	if f.begin != nil {
+		f.begin(s)
+	}
+	m := member(t, cfg)
+	p := &idp{}
+	e := must(t, m, backend.Stamp{}, p.fill)
+	must(t, m, backend.Stamp{}, p.fill)
+	p.asked(t, 1)
+	if ok, reason, _ := m.State(); ok || reason != f.reason {
+		t.Errorf("state %v %q, want %q; log:\n%s", ok, reason, f.reason, log.String())
+	}
+	if errorsOf(t, reg, f.reason) == 0 {
+		t.Errorf("%s is not counted", f.reason)
+	}
+	if n := strings.Count(log.String(), "level=WARN"); n != 1 {
+		t.Errorf("%d warnings, want 1:\n%s", n, log.String())
+	}
+	if strings.Contains(log.String(), "canary") {
+		t.Errorf("the password is in the log:\n%s", log.String())
+	}
+	if f.end == nil {
+		return
+	}
+	f.end(s)
+	eventually(t, func() error {
+		got, err := member(t, on(s)).Get(t.Context(), key)
+		return errors.Join(err, want(got.Stamp == e.Stamp, "what was acquired alone is not offered"))
+	})
+	if ok, reason, _ := m.State(); !ok {
+		t.Errorf("still %s after the end", reason)
+	}
+}
