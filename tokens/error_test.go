@@ -70,7 +70,7 @@ func TestMetrics_KeepBothFamiliesOfNames(t *testing.T) {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
-	w.source.failed(&backend.Refusal{Code: "AUTH-001"}, noToken)
+	_ = w.source.failed(&backend.Refusal{Code: "AUTH-001"}, noToken)
 	w.manager.metrics.acquired("pacs", time.Second, &backend.Refusal{Code: "AUTH-001"})
 	if w.metric("dicomweb_oauth_errors_total", "AUTHORIZATION") != 1 || w.metric("orthanc_oauth_token_acquisitions_total", "failure") != 1 {
 		t.Error("failure not counted")

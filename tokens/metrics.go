@@ -1,6 +1,7 @@
 package tokens
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -41,8 +42,12 @@ func newMetrics(reg prometheus.Registerer, backendName string) (*metrics, error)
 	if reg == nil {
 		return m, nil
 	}
+	var err error
+	if m.errors, err = shared(reg, m.errors); err != nil {
+		return nil, err
+	}
 	for _, c := range []prometheus.Collector{
-		m.hits, m.misses, m.errors, m.acquisitions,
+		m.hits, m.misses, m.acquisitions,
 		m.pyHits, m.pyMisses, m.pyAcquisitions, m.pyErrors, m.pyDuration,
 	} {
 		if err := reg.Register(c); err != nil {
@@ -50,6 +55,20 @@ func newMetrics(reg prometheus.Registerer, backendName string) (*metrics, error)
 		}
 	}
 	return m, nil
+}
+
+// shared registers a counter that a backend may have registered before.
+func shared(reg prometheus.Registerer, c *prometheus.CounterVec) (*prometheus.CounterVec, error) {
+	err := reg.Register(c)
+	if dup, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
+		if held, ok := dup.ExistingCollector.(*prometheus.CounterVec); ok {
+			return held, nil
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("register token metrics: %w", err)
+	}
+	return c, nil
 }
 
 func counter(name, help string, labels ...string) *prometheus.CounterVec {

@@ -454,6 +454,42 @@ func TestManager_NamesItsSourcesAndKeys(t *testing.T) {
 	}
 }
 
+func TestVet_RefusesOnlyWhatThisProcessCouldOpen(t *testing.T) {
+	w := newWorld(t, fresh(time.Hour))
+	w.token()
+	key := w.source.Key()
+	e, err := w.backend.Get(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.manager.Vet(key, e); err != nil {
+		t.Errorf("own entry: %v", err)
+	}
+	e.Gen++
+	if w.manager.Vet(key, e) == nil {
+		t.Error("forged entry: accepted")
+	}
+}
+
+func TestStatus_TellsWhatIsHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fresh(time.Hour))
+		if st := w.source.Status(); st.HasToken || st.Valid || len(st.Key) != 8 || st.Name != "pacs" {
+			t.Errorf("cold: %+v", st)
+		}
+		w.token()
+		time.Sleep(9 * time.Minute)
+		st := w.source.Status()
+		if !st.Valid || st.ExpiresIn != 50*time.Minute || st.Origin != backend.FromIdP || st.Fills != 1 || st.RefreshIn <= 0 {
+			t.Errorf("fresh: %+v", st)
+		}
+		time.Sleep(51 * time.Minute)
+		if st := w.source.Status(); !st.HasToken || st.Valid || st.ExpiresIn != 0 || st.RefreshIn != 0 {
+			t.Errorf("expired: %+v", st)
+		}
+	})
+}
+
 func TestClose_EndsWhatRunsAndStaysClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := fresh(time.Hour)
