@@ -24,7 +24,7 @@ func (u *upstream) RoundTrip(req *http.Request) (*http.Response, error) {
 	x.xfer.endpoint = "dicomweb"
 	if req.Body != nil && req.Body != http.NoBody {
 		x.body = u.proxy.newTee(req.Body, x.xfer)
-		x.xfer.release = x.body.close
+		x.xfer.upload = x.body
 	}
 	resp, err := x.run(req.Context())
 	if err != nil {
@@ -44,19 +44,19 @@ func (x *exchange) run(ctx context.Context) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	if x.isFinal(resp.StatusCode, token) {
+	refused := resp.StatusCode
+	if refused != http.StatusUnauthorized && refused != http.StatusForbidden {
 		return x.deliver(resp, token)
 	}
-	refused := resp.StatusCode
 	again, ok := x.giveUp(resp)
 	// The token is revoked even where this request cannot be sent again, so that
 	// the next one works.
-	fresh, err := x.up.Source.Refused(ctx, token)
+	fresh, err := x.another(ctx, token, refused)
 	switch {
 	case err != nil:
 		return nil, tokenFailure(ctx, x.up.Name, err)
 	case fresh.Header() == token.Header():
-		x.xfer.replay("paced")
+		x.xfer.replay("kept")
 		return nil, refusal(x.up.Name, refused, "")
 	case !ok:
 		x.xfer.replay("impossible")
@@ -81,15 +81,12 @@ func (x *exchange) second(ctx context.Context, fresh Token, body io.ReadCloser) 
 	return x.deliver(resp, fresh)
 }
 
-// isFinal reports whether another token would not change the answer.
-func (x *exchange) isFinal(status int, token Token) bool {
-	switch status {
-	case http.StatusUnauthorized:
-		return false
-	case http.StatusForbidden:
-		return x.up.trust.has(token)
+// another returns what to try next, or token itself where nothing would help.
+func (x *exchange) another(ctx context.Context, token Token, refused int) (Token, error) {
+	if refused == http.StatusForbidden {
+		return x.up.Source.Forbidden(ctx, token)
 	}
-	return true
+	return x.up.Source.Refused(ctx, token)
 }
 
 // giveUp ends the first attempt and returns the body for a second one, or false
@@ -162,7 +159,7 @@ func (x *exchange) deliver(resp *http.Response, token Token) (*http.Response, er
 		return nil, &Failure{Code: codeConnection, Message: "the DICOMweb server switched protocols unasked", remote: resp.StatusCode, outcome: "remote_error"}
 	}
 	if accepts(resp.StatusCode) {
-		x.up.trust.add(token)
+		x.up.Source.Accepted(token)
 	}
 	return resp, nil
 }
@@ -205,7 +202,6 @@ func refusal(server string, status int, note string) *Failure {
 	switch status {
 	case http.StatusUnauthorized:
 		f.Code = codeCredentials
-		f.Message += " to a new token"
 		f.Hints = []string{
 			"check that Scope, Audience and Resource are what this DICOMweb server expects of a token",
 			"check that the server trusts this identity provider",

@@ -92,7 +92,7 @@ func tokenFailure(ctx context.Context, server string, err error) *Failure {
 		return f
 	}
 	var given *Failure
-	if !errors.As(err, &given) {
+	if !errors.As(asFailure(err), &given) {
 		given = &Failure{Code: codeAcquisition, Err: err}
 	}
 	f := *given // shared with the other waiters of a flight

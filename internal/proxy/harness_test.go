@@ -10,13 +10,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 )
 
@@ -31,6 +31,7 @@ type fakeSource struct {
 	useErr    error
 	refuseErr error
 	paced     bool
+	accepted  string
 	revoked   []string
 	confirmed []string
 }
@@ -54,6 +55,22 @@ func (s *fakeSource) Refused(_ context.Context, bad Token) (Token, error) {
 		s.now++
 	}
 	return s.current(), s.refuseErr
+}
+
+func (s *fakeSource) Accepted(t Token) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.accepted = t.Header()
+}
+
+func (s *fakeSource) Forbidden(ctx context.Context, bad Token) (Token, error) {
+	s.mu.Lock()
+	known := s.accepted == bad.Header()
+	s.mu.Unlock()
+	if known {
+		return bad, nil
+	}
+	return s.Refused(ctx, bad)
 }
 
 func (s *fakeSource) Confirm(_ context.Context, t Token) {
@@ -121,6 +138,7 @@ func newRig(t *testing.T, remote http.HandlerFunc, opts ...option) *rig {
 	must(t, err)
 	r.remote = httptest.NewServer(remote)
 	r.front = httptest.NewServer(r.proxy)
+	r.front.Client().Transport.(*http.Transport).DisableCompression = true // as libcurl
 	base, err := url.Parse(r.remote.URL + "/dicom-web/")
 	must(t, err)
 	must(t, r.proxy.SetUpstreams([]Upstream{{Name: "pacs", URL: base, Source: r.source, Transport: transport}}))
@@ -157,9 +175,37 @@ func (r *rig) get(path string) (*http.Response, string) {
 	return r.do(r.request(http.MethodGet, path, nil))
 }
 
-// count returns the sum of a counter with these label values.
-func (r *rig) count(v *prometheus.CounterVec, labels ...string) float64 {
-	return testutil.ToFloat64(v.WithLabelValues(labels...))
+// count returns the value of the counter dicomweb_oauth_name that has these label values.
+func (r *rig) count(name string, labels ...string) float64 {
+	r.t.Helper()
+	families, err := r.reg.Gather()
+	must(r.t, err)
+	for _, f := range families {
+		if f.GetName() != "dicomweb_oauth_"+name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			var values []string
+			for _, l := range m.GetLabel() {
+				values = append(values, l.GetValue())
+			}
+			if !slices.ContainsFunc(labels, func(l string) bool { return !slices.Contains(values, l) }) {
+				return m.GetCounter().GetValue()
+			}
+		}
+	}
+	return 0
+}
+
+// counts waits for a counter: answers arrive before they are counted.
+func (r *rig) counts(n float64, name string, labels ...string) {
+	r.t.Helper()
+	eventually(r.t, func() error {
+		if got := r.count(name, labels...); got != n {
+			return fmt.Errorf("%s %v is %v, want %v", name, labels, got, n)
+		}
+		return nil
+	})
 }
 
 func failureIn(t *testing.T, body string) ErrorBody {

@@ -58,7 +58,6 @@ type upstream struct {
 	Upstream
 	proxy   *Proxy
 	forward *httputil.ReverseProxy
-	trust   trust
 }
 
 var errBadURL = errors.New("is no usable URL")

@@ -16,7 +16,7 @@ func TestReplay_RequestWithoutBodyOnceAndConfirmed(t *testing.T) {
 	revoked, confirmed := r.source.seen()
 	want(t, "revoked", revoked, 1)
 	want(t, "confirmed", confirmed, 1)
-	want(t, "replays", r.count(r.proxy.cfg.Metrics.replays, "pacs", "accepted"), 1)
+	r.counts(1, "replays_total", "pacs", "accepted")
 }
 
 func TestReplay_SecondRefusalIsFinalAndBecomes502(t *testing.T) {
@@ -33,8 +33,8 @@ func TestReplay_SecondRefusalIsFinalAndBecomes502(t *testing.T) {
 	f := failureIn(t, body)
 	want(t, "code", f.ErrorCode, "AUTH-001")
 	want[any](t, "true status", f.Details["remote_status"], 401.0)
-	want(t, "metric", r.count(r.proxy.cfg.Metrics.remote, "pacs", "401"), 1)
-	want(t, "result", r.count(r.proxy.cfg.Metrics.transfers, "pacs", "refused"), 1)
+	r.counts(1, "remote_responses_total", "pacs", "401")
+	r.counts(1, "transfers_total", "pacs", "refused")
 	if !strings.Contains(r.log.String(), "remote_status=401") {
 		t.Error("the true status is not in the log")
 	}
@@ -78,7 +78,7 @@ func TestReplay_PacedTokenIsNotSentAgain(t *testing.T) {
 	resp, _ := r.get("/pacs/studies")
 	want(t, "status", resp.StatusCode, http.StatusBadGateway)
 	want(t, "attempts", asked, 1)
-	want(t, "replays", r.count(r.proxy.cfg.Metrics.replays, "pacs", "paced"), 1)
+	r.counts(1, "replays_total", "pacs", "kept")
 }
 
 func TestReplay_UploadRefusedEarlyArrivesWhole(t *testing.T) {
@@ -88,7 +88,7 @@ func TestReplay_UploadRefusedEarlyArrivesWhole(t *testing.T) {
 	resp, got := r.do(r.request(http.MethodPost, "/pacs/studies", io.NopCloser(body)))
 	want(t, "status", resp.StatusCode, 200)
 	want(t, "size and sum", got, fmt.Sprintf("%d %x", n, body.sum.Sum32()))
-	want(t, "replays", r.count(r.proxy.cfg.Metrics.replays, "pacs", "accepted"), 1)
+	r.counts(1, "replays_total", "pacs", "accepted")
 }
 
 func TestReplay_UploadSmallerThanTheTeeSurvivesARemoteThatDrains(t *testing.T) {
@@ -114,7 +114,7 @@ func TestReplay_ImpossibleUploadRevokesSoThatTheNextWorks(t *testing.T) {
 	if f := failureIn(t, body); !strings.Contains(f.Message, "next one") {
 		t.Errorf("the message does not say that the next one works: %s", f.Message)
 	}
-	want(t, "replays", r.count(r.proxy.cfg.Metrics.replays, "pacs", "impossible"), 1)
+	r.counts(1, "replays_total", "pacs", "impossible")
 	resp, _ = r.do(r.request(http.MethodPost, "/pacs/studies", io.NopCloser(newPattern(n))))
 	want(t, "the next one", resp.StatusCode, 200)
 }

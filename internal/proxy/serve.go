@@ -19,8 +19,7 @@ type transfer struct {
 	target   *url.URL
 	remote   int    // the last status the remote answered, or 0
 	result   string // how it ended, if not well
-	code     string // the error code told to the caller
-	release  func() // frees what the upload held
+	upload   *tee   // nil without a body
 	dog      *watchdog
 	metrics  *Metrics
 }
@@ -78,9 +77,30 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.serve(rec, r, t)
 }
 
+// callerLinger is how long a caller whose upload was answered early is listened
+// to, so that it reads the answer before its connection is cut: libcurl stops
+// sending when it sees an error.
+const callerLinger = time.Second
+
+// linger reads on after an early answer. Without it the caller's next write may
+// meet a reset that discards the answer it has not read yet; without the
+// deadline, a caller that stalls would hold up the connection, and the
+// transport's read of its body, for ever.
+func (t *transfer) linger(w http.ResponseWriter, body io.Reader) {
+	if t.upload == nil || t.upload.close() {
+		return
+	}
+	control := http.NewResponseController(w)
+	if control.SetReadDeadline(time.Now().Add(callerLinger)) != nil || control.Flush() != nil {
+		return // a host other than net/http, which has no connection to keep
+	}
+	io.Copy(io.Discard, body) //nolint:errcheck // until the caller has had enough
+}
+
+// free ends what the transfer holds.
 func (t *transfer) free() {
-	if t.release != nil {
-		t.release()
+	if t.upload != nil {
+		t.upload.close()
 	}
 	if t.dog != nil {
 		t.dog.off()
@@ -122,8 +142,14 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, t *transfer) {
 	ctx, cancel := context.WithCancelCause(context.WithValue(r.Context(), transferKey{}, t))
 	defer cancel(nil)
 	defer context.AfterFunc(p.stop, func() { cancel(errClosing) })()
+	if r.ContentLength != 0 {
+		// Else net/http reads on before it writes, and an answer that comes early
+		// waits for a caller that is not sending.
+		http.NewResponseController(w).EnableFullDuplex() //nolint:errcheck // other hosts have none
+	}
 	t.dog = newWatchdog(p.cfg.IdleTimeout, func() { cancel(errIdle) })
 	up.forward.ServeHTTP(w, r.WithContext(ctx))
+	t.linger(w, r.Body)
 }
 
 // authorize checks the caller's credentials, which end here.
@@ -189,11 +215,14 @@ func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 
 // reject answers with a failure and notes it.
 func (p *Proxy) reject(w http.ResponseWriter, t *transfer, f *Failure) {
-	t.result, t.code = f.outcome, f.Code
+	t.result = f.outcome
 	if t.server != "" { // strangers must not fill the log
 		// Neither path nor query: they name patients.
 		p.cfg.Log.Warn("request not served", "server", t.server, "code", f.Code,
 			"result", f.outcome, "status", f.dataStatus(), "remote_status", t.remote, "error", f.Error())
+	}
+	if t.upload != nil {
+		w.Header().Set("Connection", "close") // the rest of the upload is not wanted
 	}
 	writeFailure(w, p.cfg.Version, f, f.dataStatus(), t.server)
 }

@@ -2,7 +2,9 @@ package proxy
 
 import (
 	"context"
-	"sync/atomic"
+	"errors"
+
+	"orthanc-oauth/tokens"
 )
 
 // Token is an access token that can be sent.
@@ -16,27 +18,60 @@ type Token interface {
 type TokenSource interface {
 	// Use returns a token for a request that is about to be sent.
 	Use(ctx context.Context) (Token, error)
-	// Refused revokes a token that the remote refused and returns another one, or
-	// the same one where revoking would not help (it was tried too recently).
+	// Accepted notes that the server took the token. It is called for every answer.
+	Accepted(t Token)
+	// Refused revokes a token that the server answered with 401 and returns another
+	// one, or the same one where it was not revoked: the last time is too recent.
 	Refused(ctx context.Context, bad Token) (Token, error)
+	// Forbidden is Refused for a 403. It does not revoke what this server has
+	// accepted before: that 403 is about permissions.
+	Forbidden(ctx context.Context, bad Token) (Token, error)
 	// Confirm reports that a request refused before was accepted with this token.
 	Confirm(ctx context.Context, accepted Token)
 }
 
-// trust remembers the token that a server accepted last. A 403 to that one is
-// about permissions, and revoking it would not help; a 403 to any other may come
-// from a server that says 403 for a bad token.
-type trust struct{ last atomic.Pointer[string] }
+// FromTokens makes a TokenSource of a tokens.Source.
+func FromTokens(s *tokens.Source) TokenSource { return source{s} }
 
-func (t *trust) has(token Token) bool {
-	last := t.last.Load()
-	return last != nil && *last == token.Header()
+type source struct{ s *tokens.Source }
+
+// Use implements TokenSource.
+func (a source) Use(ctx context.Context) (Token, error) {
+	t, err := a.s.Use(ctx)
+	return t, asFailure(err)
 }
 
-func (t *trust) add(token Token) {
-	if t.has(token) {
-		return // the usual case writes nothing that other cores read
+// Accepted implements TokenSource.
+func (a source) Accepted(t Token) { a.s.Accepted(t.(tokens.Token)) }
+
+// Refused implements TokenSource.
+func (a source) Refused(ctx context.Context, bad Token) (Token, error) {
+	t, err := a.s.Refused(ctx, bad.(tokens.Token))
+	return unlessKept(bad, t, err)
+}
+
+// Forbidden implements TokenSource.
+func (a source) Forbidden(ctx context.Context, bad Token) (Token, error) {
+	t, err := a.s.Forbidden(ctx, bad.(tokens.Token))
+	return unlessKept(bad, t, err)
+}
+
+// Confirm implements TokenSource.
+func (a source) Confirm(ctx context.Context, t Token) { a.s.Confirm(ctx, t.(tokens.Token)) }
+
+func unlessKept(bad Token, t tokens.Token, err error) (Token, error) {
+	if errors.Is(err, tokens.ErrPaced) || errors.Is(err, tokens.ErrAccepted) {
+		return bad, nil
 	}
-	h := token.Header()
-	t.last.Store(&h)
+	return t, asFailure(err)
+}
+
+// asFailure puts an error of package tokens into the proxy's terms. The admin
+// routes do so as well, so AdminConfig's functions may return them as they are.
+func asFailure(err error) error {
+	var e *tokens.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	return &Failure{Code: string(e.Code), RetryAfter: e.RetryAfter, Err: e.Err}
 }

@@ -26,15 +26,16 @@ func (b *bufferPool) Get() []byte { return b.pool.Get().(*[bufferSize]byte)[:] }
 // Put implements httputil.BufferPool.
 func (b *bufferPool) Put(buf []byte) { b.pool.Put((*[bufferSize]byte)(buf[:bufferSize])) }
 
-// earlyBytes is what a remote that refuses a request at its header lets through
-// before its answer is seen: 0.6-1.7 MB were measured.
-const earlyBytes = 2 << 20
+// earlyBytes covers what goes by before the answer of a remote that refuses a
+// request at its header is seen: 0.6-1.7 MB were measured, and loopback has
+// larger socket buffers.
+const earlyBytes = 4 << 20
 
 // budget bounds what all tees of a proxy hold together. The first earlyBytes of
-// each body may use all of it, so that an early 401 is survived by as many
-// uploads as possible at once; the rest of a body, which helps only where the
-// remote reads everything before it says no, may use a quarter. Four large
-// uploads then hold 16 MiB with the defaults, and not 32.
+// each body may use all of it, so that as many uploads as possible survive an
+// early 401 at once; the rest of a body, which helps only where the remote reads
+// everything before it says no, may use a quarter. Four large uploads then hold
+// 16 MiB with the defaults, and not 32.
 type budget struct {
 	used  atomic.Int64
 	total int64
@@ -96,12 +97,14 @@ func (t *tee) rewind() (io.ReadCloser, bool) {
 	return &attemptBody{tee: t, attempt: t.attempt}, true
 }
 
-// close ends the attempts and frees what is held.
-func (t *tee) close() {
+// close ends the attempts, frees what is held, and reports whether the source
+// has been read to its end.
+func (t *tee) close() (done bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.attempt++
 	t.forget()
+	return t.end != nil
 }
 
 // failed returns the error with which the caller's body broke off, if it did.
