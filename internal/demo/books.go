@@ -52,7 +52,7 @@ func (s *story) table(rows []row, total int) string {
 	if s.opts.Backend == redisBackend {
 		shared, hits = "redis hits", func(c counters) int { return c.Redis }
 	}
-	_, _ = fmt.Fprintf(w, "\ninstance\tsends\tlocal hits\t%s\tacquisitions\t\n", shared)
+	_, _ = fmt.Fprintf(w, "instance\tsends\tlocal hits\t%s\tacquisitions\t\n", shared)
 	for _, r := range rows {
 		note := ""
 		if r.Killed {

@@ -56,10 +56,10 @@ func Run(ctx context.Context, opts Options) (err error) {
 	s := &story{opts: opts, fleet: f, narrator: newNarrator(opts.Out, opts.JSON), close: func() {}}
 	defer func() { s.close() }() // as prepare leaves it
 	if err := s.prepare(ctx, tools); err != nil {
-		return err
+		return reason(ctx, err)
 	}
 	if err := s.play(ctx); err != nil {
-		s.autopsy()
+		s.autopsy(ctx, err)
 		return reason(ctx, err)
 	}
 	return s.end()
@@ -90,7 +90,10 @@ func (o Options) check(tools fleet.Tools) error {
 
 // reason prefers why the context ended to what that broke.
 func reason(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); cause != nil {
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, context.Canceled):
+		return errors.New("interrupted; everything that was started has been ended")
+	case cause != nil:
 		return fmt.Errorf("%w; it was at: %w", cause, err)
 	}
 	return err
@@ -152,8 +155,13 @@ func (s *story) end() error {
 	return nil
 }
 
-// autopsy shows the last words of every instance after a failure.
-func (s *story) autopsy() {
+// autopsy shows the last words of every process after a failure, unless
+// somebody pressed Ctrl-C or the error holds them already.
+func (s *story) autopsy(ctx context.Context, err error) {
+	_, ended := errors.AsType[*fleet.EndedError](err)
+	if ended || errors.Is(ctx.Err(), context.Canceled) {
+		return
+	}
 	for _, p := range s.fleet.Processes() {
 		s.say(p.Name, "last lines of its log:\n%s", indent(lastLines(p.Log(4<<10), 12)))
 	}

@@ -59,6 +59,10 @@ func (n *narrator) tell(e event) {
 		n.write(e)
 		return
 	}
+	if e.Data != nil { // a table needs its lines to itself
+		_, _ = fmt.Fprintf(n.out, "\n%s\n", e.Text)
+		return
+	}
 	_, _ = fmt.Fprintf(n.out, "  %5.2f s  %-10s %s\n", n.now(), e.Who, e.Text)
 }
 

@@ -51,7 +51,7 @@ func makeStudy(number, instances int) fleet.Study {
 			PatientName: s.Patient,
 			PatientID:   fmt.Sprintf("DEMO-%d", number),
 		}
-		d.Raw = d.Encode(4 << 10)
+		d.Raw = d.Encode(512)
 		s.Instances = append(s.Instances, d)
 	}
 	return s

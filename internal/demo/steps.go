@@ -121,6 +121,32 @@ func (c cluster) leader() string {
 	return ""
 }
 
+// sees returns an error that names a live member which m does not see.
+func (s *story) sees(m *member, c cluster) error {
+	for _, other := range s.alive() {
+		if !slices.Contains(c.alive(), other.name) {
+			return fmt.Errorf("%s does not see %s", m.name, other.name)
+		}
+	}
+	return nil
+}
+
+// joined waits until a newcomer sees the others. What they think of the one that
+// was killed does not matter: gossip takes some seconds to notice.
+func (s *story) joined(ctx context.Context, m *member) error {
+	err := fleet.Eventually(ctx, patience, func(ctx context.Context) error {
+		c, err := m.cluster(ctx)
+		if err != nil {
+			return err
+		}
+		return s.sees(m, c)
+	})
+	if err == nil {
+		s.say(m.name, "has joined")
+	}
+	return err
+}
+
 // seeEachOther waits until every live member sees all of them, and all name the
 // same leader.
 func (s *story) seeEachOther(ctx context.Context) error {
@@ -131,10 +157,8 @@ func (s *story) seeEachOther(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			for _, other := range s.alive() {
-				if !slices.Contains(c.alive(), other.name) {
-					return fmt.Errorf("%s does not see %s", m.name, other.name)
-				}
+			if err := s.sees(m, c); err != nil {
+				return err
 			}
 			if leader == "" {
 				leader = c.leader()
@@ -216,6 +240,11 @@ func (s *story) lose(ctx context.Context) error {
 		return err
 	}
 	s.members = append(s.members, fourth)
+	if s.opts.Backend == gossipBackend {
+		if err := s.joined(ctx, fourth); err != nil {
+			return err
+		}
+	}
 	if s.opts.Backend == memoryBackend {
 		s.owe(1)
 	}
@@ -225,11 +254,14 @@ func (s *story) lose(ctx context.Context) error {
 	if err := s.provenance(ctx, fourth); err != nil {
 		return err
 	}
+	g, gctx := errgroup.WithContext(ctx)
 	for _, m := range s.alive() {
-		if err := m.transmit(ctx); err != nil {
-			return err
-		}
+		g.Go(func() error { return m.transmit(gctx) })
 	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	s.say("", "all %d have sent; nobody waited for the dead one", len(s.alive()))
 	s.say("idp", "token requests so far: %d", s.idp.Counts().Total)
 	return s.settle()
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -137,10 +138,22 @@ func (p *Process) Log(n int64) string {
 	return string(raw)
 }
 
-// alive returns an error with the end of the log once the process has ended.
+// EndedError says that a process ended that should be running.
+type EndedError struct {
+	Name  string
+	State string // how it ended: exit status or signal
+	Log   string // the end of its log
+}
+
+// Error implements error.
+func (e *EndedError) Error() string {
+	return fmt.Sprintf("%s has ended (%s):\n%s", e.Name, e.State, e.Log)
+}
+
+// alive returns an *EndedError once the process has ended.
 func (p *Process) alive() error {
 	if p.Running() {
 		return nil
 	}
-	return fmt.Errorf("%s has ended (%s):\n%s", p.Name, p.cmd.ProcessState, p.Log(2<<10))
+	return &EndedError{Name: p.Name, State: p.cmd.ProcessState.String(), Log: strings.TrimSpace(p.Log(2 << 10))}
 }
