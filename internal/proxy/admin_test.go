@@ -230,7 +230,7 @@ func TestCheckHost_RefusesReboundNames(t *testing.T) {
 }
 
 func TestUsers_RightPasswordIsHashedOnce(t *testing.T) {
-	hash, err := HashPassword("s3cret:with colon")
+	hash, err := hashPassword("s3cret:with colon", minIterations)
 	must(t, err)
 	users, err := NewUsers([]byte("# people\n\nann:" + hash + "\n"))
 	must(t, err)
@@ -252,7 +252,7 @@ func TestUsers_RightPasswordIsHashedOnce(t *testing.T) {
 	if !check("ann", "s3cret:with colon") {
 		t.Error("the password was hashed a second time")
 	}
-	other, err := HashPassword("new")
+	other, err := hashPassword("new", minIterations)
 	must(t, err)
 	must(t, users.Load([]byte("ann:"+other)))
 	if check("ann", "s3cret:with colon") || !check("ann", "new") {

@@ -43,7 +43,7 @@ func TestForward_SendsTokenToTheServersBase(t *testing.T) {
 
 func TestForward_StreamsBodiesBothWays(t *testing.T) {
 	r := newRig(t, size)
-	const n = 20 << 20
+	const n = 5 << 20
 	body := newPattern(n)
 	resp, got := r.do(r.request(http.MethodPost, "/pacs/studies", io.NopCloser(body)))
 	want(t, "status", resp.StatusCode, 200)

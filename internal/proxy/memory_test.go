@@ -153,7 +153,7 @@ func TestMemory_StaysFlatForLargeUploads(t *testing.T) {
 	for _, c := range []struct {
 		parallel int
 		each     int64
-	}{{1, 512 << 20}, {4, 128 << 20}} {
+	}{{1, 128 << 20}, {4, 32 << 20}} {
 		p := startChild(t, remote.URL)
 		before, start := p.sys(t), time.Now()
 		p.uploads(t, c.parallel, c.each)

@@ -83,7 +83,7 @@ func TestReplay_PacedTokenIsNotSentAgain(t *testing.T) {
 
 func TestReplay_UploadRefusedEarlyArrivesWhole(t *testing.T) {
 	r := newRig(t, gate("token-2", 0, size))
-	const n = 64 << 20
+	const n = 24 << 20
 	body := newPattern(n)
 	resp, got := r.do(r.request(http.MethodPost, "/pacs/studies", io.NopCloser(body)))
 	want(t, "status", resp.StatusCode, 200)

@@ -33,10 +33,12 @@ type Users struct {
 }
 
 type userTable struct {
-	hashes map[string]passwordHash
-	seal   *seal
-	mu     sync.Mutex
-	known  map[string][32]byte // by user; at most one each
+	hashes  map[string]passwordHash
+	slowest int // iterations
+	seal    *seal
+
+	mu    sync.Mutex
+	known map[string][32]byte // by user; at most one each
 }
 
 type passwordHash struct {
@@ -97,6 +99,7 @@ func (t *userTable) add(line string) error {
 		return fmt.Errorf("user %q: named twice", name)
 	}
 	t.hashes[name] = h
+	t.slowest = max(t.slowest, h.iterations)
 	return nil
 }
 
@@ -131,7 +134,7 @@ func (u *Users) verify(r *http.Request, t *userTable, name, password string, sum
 	}
 	hash, exists := t.hashes[name]
 	if !exists {
-		hash = passwordHash{iterations: hashIterations, salt: make([]byte, 16), sum: make([]byte, 32)} // as slow as a name that exists
+		hash = passwordHash{iterations: t.slowest, salt: make([]byte, 16), sum: make([]byte, 32)} // as slow as a name that exists
 	}
 	if !hash.matches(password) || !exists {
 		return false
@@ -148,14 +151,16 @@ func (h passwordHash) matches(password string) bool {
 }
 
 // HashPassword returns a password's text for a users file.
-func HashPassword(password string) (string, error) {
+func HashPassword(password string) (string, error) { return hashPassword(password, hashIterations) }
+
+func hashPassword(password string, iterations int) (string, error) {
 	salt := make([]byte, 16)
 	rand.Read(salt) //nolint:errcheck // crypto/rand.Read never fails since Go 1.24
-	sum, err := pbkdf2.Key(sha256.New, password, salt, hashIterations, sha256.Size)
+	sum, err := pbkdf2.Key(sha256.New, password, salt, iterations, sha256.Size)
 	if err != nil {
 		return "", fmt.Errorf("hash password: %w", err)
 	}
-	return fmt.Sprintf("$%s$%d$%s$%s", hashScheme, hashIterations, encodeHash(salt), encodeHash(sum)), nil
+	return fmt.Sprintf("$%s$%d$%s$%s", hashScheme, iterations, encodeHash(salt), encodeHash(sum)), nil
 }
 
 func parseHash(text string) (passwordHash, error) {
