@@ -48,7 +48,7 @@ func writeJSON(w http.ResponseWriter, version string, status int, data any) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
-	w.Write(append(body, '\n')) //nolint:errcheck // the caller is gone then
+	w.Write(append(body, '\n')) // an error means that the caller is gone
 }
 
 // writeFailure answers with a failure. Server may be empty.

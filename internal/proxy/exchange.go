@@ -232,5 +232,5 @@ func discard(resp *http.Response) {
 	if 0 <= resp.ContentLength && resp.ContentLength <= maxDiscard {
 		io.CopyN(io.Discard, resp.Body, maxDiscard) //nolint:errcheck // only to keep the connection
 	}
-	resp.Body.Close() //nolint:errcheck // read only
+	resp.Body.Close()
 }

@@ -8,7 +8,7 @@ import (
 )
 
 var (
-	errNoServer = errors.New("the path names no server; it is /{server}/...")
+	errNoServer = errors.New("the path names no server: it begins with /{server}/")
 	errClimbs   = errors.New("dot segments are not allowed in the path")
 	errControl  = errors.New("control characters and invalid UTF-8 are not allowed in the path")
 )

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	pathpkg "path"
 	"strings"
 	"testing"
 )
@@ -84,9 +85,8 @@ func FuzzPath(f *testing.F) {
 		path := out.RequestURI()
 		for range 5 {
 			p, _, _ := strings.Cut(path, "?")
-			clean := (&url.URL{Scheme: "https", Host: "remote.example", Path: "/"}).JoinPath(strings.ReplaceAll(p, `\`, "/"))
-			if !strings.HasPrefix(clean.Path, "/base/dicom-web") {
-				t.Fatalf("%q climbed to %q", raw, clean.Path)
+			if clean := pathpkg.Clean(strings.ReplaceAll(p, `\`, "/")); !strings.HasPrefix(clean, "/base/dicom-web") {
+				t.Fatalf("%q climbed to %q", raw, clean)
 			}
 			next, err := url.PathUnescape(p)
 			if err != nil {

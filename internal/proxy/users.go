@@ -86,7 +86,7 @@ func (u *Users) Load(file []byte) error {
 func (t *userTable) add(line string) error {
 	name, text, ok := strings.Cut(line, ":")
 	if !ok || name == "" {
-		return errors.New("expected name:$pbkdf2-sha256$...")
+		return errors.New("expected name:hash")
 	}
 	h, err := parseHash(text)
 	switch {
@@ -155,7 +155,7 @@ func HashPassword(password string) (string, error) { return hashPassword(passwor
 
 func hashPassword(password string, iterations int) (string, error) {
 	salt := make([]byte, 16)
-	rand.Read(salt) //nolint:errcheck // crypto/rand.Read never fails since Go 1.24
+	rand.Read(salt) // crypto/rand.Read never fails since Go 1.24
 	sum, err := pbkdf2.Key(sha256.New, password, salt, iterations, sha256.Size)
 	if err != nil {
 		return "", fmt.Errorf("hash password: %w", err)
