@@ -74,8 +74,7 @@ func TestReal_ThreeNodesOnLoopbackJoinAskAndLeave(t *testing.T) {
 func TestReal_PortInUseIsOneClearError(t *testing.T) {
 	first := realNode(t)
 	_, err := New(Config{BindAddr: "127.0.0.1", BindPort: int(first.Addr().Port())})
-	var op *net.OpError
-	if !errors.As(err, &op) {
+	if _, ok := errors.AsType[*net.OpError](err); !ok {
 		t.Fatalf("bound twice: %v", err)
 	}
 }
