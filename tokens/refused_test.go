@@ -51,6 +51,10 @@ func TestRefused_LateComplaintAdoptsTheNewToken(t *testing.T) {
 		bad := w.wants("tok-1")
 		w.refused(bad)
 		time.Sleep(10 * time.Minute)
+		w.backend.fill = func(context.Context, string, backend.Stamp, backend.FillFunc) (backend.Entry, error) {
+			t.Error("asked the backend for what is at hand")
+			return backend.Entry{}, backend.ErrMiss
+		}
 		if got := w.refused(bad).Reveal(); got != "tok-2" || p.count() != 2 {
 			t.Errorf("got %s after %d requests", got, p.count())
 		}
@@ -236,12 +240,17 @@ func TestRepeatedBytes_TakeTheLongerRest(t *testing.T) {
 			return grants("same", []time.Duration{time.Hour, time.Minute}[min(n, 2)-1])
 		}}
 		w := newWorld(t, p)
-		expiry := w.wants("same").Expiry()
+		first := w.wants("same")
+		expiry := first.Expiry()
+		w.source.Accepted(first)
 		time.Sleep(55 * time.Minute)
 		w.token()
 		settle()
 		if got := w.token().Expiry(); got.Before(expiry) || p.count() != 2 {
 			t.Errorf("ends %v earlier after %d requests", expiry.Sub(got), p.count())
+		}
+		if !w.source.Status().Accepted {
+			t.Error("forgot that the server accepts it")
 		}
 	})
 }

@@ -106,6 +106,28 @@ func TestToken_FailingRefreshIsQuietUntilTheHardEnd(t *testing.T) {
 	})
 }
 
+// A backend may be a network away: it is not asked on every call either.
+func TestToken_FailingRefreshLeavesTheBackendAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fresh(time.Hour))
+		w.wants("tok-1")
+		asked := 0
+		w.backend.fill = func(context.Context, string, backend.Stamp, backend.FillFunc) (backend.Entry, error) {
+			asked++
+			return backend.Entry{}, &backend.Refusal{Code: "AUTH-003", RetryAfter: 10 * time.Second}
+		}
+		time.Sleep(55 * time.Minute)
+		for range 1000 {
+			w.wants("tok-1")
+			settle()
+			time.Sleep(100 * time.Millisecond)
+		}
+		if asked != 10 {
+			t.Errorf("asked %d times in 100 s", asked)
+		}
+	})
+}
+
 func TestToken_RecoversAfterAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &idp{answer: func(n int) (provider.Response, error) {
