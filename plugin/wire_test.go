@@ -66,7 +66,7 @@ func TestWhole_RefusesAGossipPortThatIsTaken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer taken.Close()
+	t.Cleanup(func() { _ = taken.Close() })
 	o := newFakeOrthanc()
 	o.conf = realConf("http://127.0.0.1:1", fmt.Sprintf(`"CacheBackend": "gossip",
 		"Gossip": {"BindAddr": "127.0.0.1", "BindPort": %d},`, taken.Addr().(*net.TCPAddr).Port))
