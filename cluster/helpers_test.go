@@ -8,11 +8,12 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"orthanc-oauth/cluster/memnet"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"orthanc-oauth/cluster/memnet"
 )
 
 // secret returns a key of the ring that differs by n.

@@ -143,3 +143,17 @@ func TestPKI_KeepsRealTimeAndReadsRenewedFiles(t *testing.T) {
 		}
 	})
 }
+
+// Its certificate does not tell a node that it has dialled itself.
+func TestPKI_JoinedIsAnotherInstance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		pki := newAuthority(t).leaf(time.Hour)
+		c := l.start(0, func(c *Config) { c.PKI, c.AdvertiseAddr, c.BindAddr = pki, "192.0.2.1", "10.0.0.77" })
+		defer l.end()
+		time.Sleep(time.Minute)
+		if c.hasJoined() {
+			t.Error("joined itself")
+		}
+	})
+}

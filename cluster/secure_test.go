@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"net/netip"
 	"strings"
 	"sync"
@@ -218,7 +219,15 @@ func TestHolders_AreBoundedEachAndReleased(t *testing.T) {
 func TestRotation_LosesNoRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t)
-		nodes := l.fleet(3)
+		// Every tenth answer takes half a second: a hard close would cut it off.
+		var answers atomic.Int64
+		slowly := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if answers.Add(1)%10 == 0 {
+				time.Sleep(500 * time.Millisecond)
+			}
+			answer(w, r)
+		})
+		nodes := l.fleet(3, func(c *Config) { c.Handler = slowly })
 		defer l.end()
 		within(t, 5*time.Second, func() error { return see(3, nodes...) })
 		stop, sent := make(chan struct{}), atomic.Int64{}
@@ -329,6 +338,63 @@ func TestPackets_OfStrangersAreDroppedSilentlyAndCounted(t *testing.T) {
 		}
 		if log.String() != before {
 			t.Errorf("logged:\n%s", log.String())
+		}
+	})
+}
+
+func TestRotation_AnswersOnOldConnectionsAskToCloseThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		nodes := l.fleet(2)
+		defer l.end()
+		within(t, 5*time.Second, func() error { return see(2, nodes...) })
+		closes := func() bool {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "/x", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := nodes[0].Do(req, nodes[1].Self())
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = resp.Body.Close()
+			return resp.Close
+		}
+		if closes() || closes() {
+			t.Fatal("a connection is not kept")
+		}
+		if err := nodes[1].SetSecrets([][]byte{secret(1), secret(2)}); err != nil {
+			t.Fatal(err)
+		}
+		if !closes() {
+			t.Error("the first answer after a rotation keeps its connection")
+		}
+		closes() // the pool may have held a second
+		if closes() {
+			t.Error("a new connection is closed, too")
+		}
+	})
+}
+
+func TestDial_ChecksWhichInstanceAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		nodes := l.fleet(2)
+		defer l.end()
+		to := nodes[1].Self()
+		for want, wrong := range map[string]error{to.ID: nil, "": nil, newID(): errOther} {
+			for _, protocol := range []string{alpnGossip, alpnHTTP} {
+				c, err := nodes[0].transport.dial(t.Context(), to.Addr, protocol, want)
+				if !errors.Is(err, wrong) {
+					t.Errorf("%s, want %q: %v", protocol, want, err)
+				}
+				if err == nil {
+					_ = c.Close()
+				}
+			}
+		}
+		if _, err := nodes[0].transport.dial(t.Context(), nodes[0].Addr(), alpnGossip, ""); !errors.Is(err, errSelf) {
+			t.Errorf("dialling oneself: %v", err)
 		}
 	})
 }

@@ -6,12 +6,13 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"orthanc-oauth/cluster/memnet"
 	"os"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"orthanc-oauth/cluster/memnet"
 )
 
 const port = 7946
