@@ -177,13 +177,9 @@ func (f *flight) settle(ctx context.Context, e backend.Entry, v view) backend.En
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTime)
 	defer cancel()
 	stored, err := f.save(ctx, f.key, f.nonce, e, v)
-	switch {
-	case err != nil:
-		f.unsaved.add(f.key)
-	case !stored:
-		if _, err := f.look(ctx, f.key); err != nil {
-			f.log.Debug("look after a lost lock", "error", err)
-		}
+	if err == nil && !stored {
+		// Whoever was first is merged by the look; an error changes nothing.
+		_, _ = f.look(ctx, f.key)
 	}
 	return f.local.Winner(f.key, e)
 }
@@ -242,12 +238,33 @@ func (f *flight) alone(ctx context.Context) (backend.Entry, error) {
 		e.From = backend.FromLocal
 		return e, nil
 	}
-	e, err := f.local.Acquire(ctx, f.key, f.stale, f.fill)
-	if err != nil {
-		return backend.Entry{}, err
+	return f.local.Acquire(ctx, f.key, f.stale, f.fill)
+}
+
+// offer stores what this node holds if it is newer than stale and than what
+// Redis holds, and returns it. That is what was acquired without Redis, and what
+// a restart, a failover or an eviction lost. It never brings back what was
+// deleted: a buried value keeps its stamp.
+func (r *Redis) offer(ctx context.Context, key string, stale backend.Stamp, v view) (backend.Entry, bool) {
+	e, ok := r.local.Newer(key, newest(stale, v.seen))
+	if !ok {
+		return backend.Entry{}, false
 	}
-	f.unsaved.add(f.key)
-	return e, nil
+	stored, err := r.save(ctx, key, "", e, v)
+	e.From = backend.FromLocal
+	return e, stored || err != nil
+}
+
+// offerAll offers everything after an outage, so that the other nodes find it
+// when they refresh.
+func (r *Redis) offerAll(ctx context.Context) {
+	for _, key := range r.local.Keys() {
+		v, err := r.look(ctx, key)
+		if err != nil {
+			return // the next recovery tries again
+		}
+		r.offer(ctx, key, backend.Stamp{}, v)
+	}
 }
 
 // background runs f in a goroutine that Close waits for. A panic in it must not

@@ -64,6 +64,7 @@ var hints = map[string]string{
 // ones come last.
 var codes = []struct{ text, reason string }{
 	{"NOAUTH", reasonNoAuth},
+	{"Protocol error: unauthenticated", reasonNoAuth}, // what a long command gets before AUTH
 	{"WRONGPASS", reasonWrongPass},
 	{"ERR invalid password", reasonWrongPass},
 	{"ERR Client sent AUTH", reasonWrongPass},

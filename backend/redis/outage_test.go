@@ -110,6 +110,22 @@ func TestOutage_KilledMidRunFailsNoGet(t *testing.T) {
 	p.asked(t, 1)
 }
 
+func TestOutage_RestartWithoutDataIsFilledAgainFromTheNodes(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	a, b := member(t, on(s)), member(t, on(s))
+	p := &idp{}
+	first := must(t, a, backend.Stamp{}, p.fill)
+	s.Do("FLUSHALL")
+	if e := must(t, a, backend.Stamp{}, p.fill); e.Stamp != first.Stamp {
+		t.Fatalf("a serves %v, want %v", e.Stamp, first.Stamp)
+	}
+	if e := must(t, b, backend.Stamp{}, p.fill); e.Stamp != first.Stamp {
+		t.Fatalf("b finds %v, want %v", e.Stamp, first.Stamp)
+	}
+	p.asked(t, 1)
+}
+
 func TestOutage_RefusalIsHonouredWithoutRedis(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)

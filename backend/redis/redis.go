@@ -38,9 +38,8 @@ type Redis struct {
 	clock   *backend.Clock
 	log     *slog.Logger
 	health  *health
-	local   *backend.Store // revoked ids, pauses, and what was acquired without Redis
+	local   *backend.Store // all that this node has seen: what Redis loses, it can give back
 	flights *backend.Flights
-	unsaved *unsaved
 	wakes   *wakes
 
 	life   context.Context
@@ -89,7 +88,6 @@ func assemble(cfg Config, client goredis.UniversalClient, health *health) *Redis
 		health:  health,
 		local:   backend.NewStore(cfg.Clock),
 		flights: backend.NewFlights(),
-		unsaved: newUnsaved(),
 		wakes:   newWakes(),
 		life:    life,
 		end:     end,
@@ -133,8 +131,8 @@ func (r *Redis) do(ctx context.Context, key string, op func(ctx context.Context)
 	})
 }
 
-// Get implements backend.Backend. With Redis away it answers from what this
-// node has seen.
+// Get implements backend.Backend. Where Redis is away or has lost its data it
+// answers from what this node has seen.
 func (r *Redis) Get(ctx context.Context, key string) (backend.Entry, error) {
 	if err := r.usable(ctx); err != nil {
 		return backend.Entry{}, err
@@ -145,14 +143,16 @@ func (r *Redis) Get(ctx context.Context, key string) (backend.Entry, error) {
 		return backend.Entry{}, ctx.Err()
 	case err == nil && v.live:
 		return v.entry, nil
-	case err == nil:
-		return backend.Entry{}, backend.ErrMiss
 	}
-	if e, ok := r.local.Get(key); ok {
+	// Redis is away, or has lost what it had: what it deleted, it would name.
+	if e, ok := r.local.Newer(key, v.seen); ok {
 		e.From = backend.FromLocal
 		return e, nil
 	}
-	return backend.Entry{}, fmt.Errorf("%w: %w", backend.ErrMiss, err)
+	if err != nil {
+		return backend.Entry{}, fmt.Errorf("%w: %w", backend.ErrMiss, err)
+	}
+	return backend.Entry{}, backend.ErrMiss
 }
 
 // Exists implements backend.Backend.
@@ -184,13 +184,13 @@ func (r *Redis) Set(ctx context.Context, key string, value []byte, ttl time.Dura
 			return ctx.Err()
 		}
 		if err != nil {
-			return r.setLocally(key, value, ttl)
+			return r.local.Set(key, value, ttl)
 		}
 		gen := max(r.local.Highest(key), v.seen.Gen) + 1
 		e := backend.Entry{Stamp: backend.Stamp{Gen: gen, ID: backend.NewID()}, Value: value, TTL: ttl - (r.clock.Now() - sent)}
 		stored, err := r.save(ctx, key, "", e, v)
 		if err != nil {
-			return r.setLocally(key, value, ttl)
+			return r.local.Set(key, value, ttl)
 		}
 		if stored {
 			r.local.Merge(key, e)
@@ -198,14 +198,6 @@ func (r *Redis) Set(ctx context.Context, key string, value []byte, ttl time.Dura
 		}
 	}
 	return fmt.Errorf("set: another node was first %d times", setTries)
-}
-
-func (r *Redis) setLocally(key string, value []byte, ttl time.Duration) error {
-	if err := r.local.Set(key, value, ttl); err != nil {
-		return err
-	}
-	r.unsaved.add(key)
-	return nil
 }
 
 // Close implements backend.Backend.

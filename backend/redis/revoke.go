@@ -81,7 +81,7 @@ func (r *Redis) Delete(ctx context.Context, key string) (existed bool, err error
 		return false, err
 	}
 	v, err := r.look(ctx, key)
-	kept := r.local.Delete(key) && r.unsaved.has(key)
+	kept := r.local.Delete(key)
 	if err == nil && v.seen.IsZero() {
 		return kept, nil
 	}
@@ -100,15 +100,14 @@ func (r *Redis) Delete(ctx context.Context, key string) (existed bool, err error
 const scanCount = 500
 
 // Clear implements backend.Backend: on every master it finds the values of this
-// prefix and removes them. Locks, backoffs and pauses stay: a running
-// acquisition is not doubled, and the provider's Retry-After goes on.
+// prefix and buries them, as Delete does. Locks, backoffs and pauses stay: a
+// running acquisition is not doubled, and the provider's Retry-After goes on.
 func (r *Redis) Clear(ctx context.Context) error {
 	if err := r.usable(ctx); err != nil {
 		return err
 	}
 	for _, key := range r.local.Keys() {
 		r.local.Delete(key)
-		r.unsaved.remove(key)
 	}
 	var err error
 	if cluster, ok := r.client.(*goredis.ClusterClient); ok {
@@ -133,33 +132,46 @@ func (r *Redis) clearOn(ctx context.Context, server goredis.Cmdable) error {
 		if err != nil {
 			return err
 		}
-		if err := r.unlink(ctx, server, keys); err != nil || cursor == 0 {
+		if err := r.buryAll(ctx, server, keys); err != nil || cursor == 0 {
 			return err
 		}
 	}
 }
 
-// unlink removes values and tells the other nodes which ids went. One command a
-// key: in a cluster they lie in different slots.
-func (r *Redis) unlink(ctx context.Context, server goredis.Cmdable, found []string) error {
+// buryAll buries the values among the names found. What stands under a key of
+// ours and is no value is unlinked.
+func (r *Redis) buryAll(ctx context.Context, server goredis.Cmdable, found []string) error {
 	for _, name := range found {
 		key, ours := r.keyOf(name)
 		if !ours {
 			continue
 		}
-		err := r.do(ctx, key, func(ctx context.Context) error {
-			header, _ := server.GetRange(ctx, name, 0, int64(stampAt+stampLen)).Result()
-			if e, err := decode([]byte(header)); err == nil {
-				r.local.Revoke(key, e.ID, 0)
-				_ = server.Publish(ctx, r.revokedChannel(), key+" "+e.ID.String()).Err()
+		var header string
+		err := r.do(ctx, key, func(ctx context.Context) (err error) {
+			header, err = server.GetRange(ctx, name, 0, maxHeader).Result()
+			if goredis.HasErrorPrefix(err, "WRONGTYPE") {
+				err = nil
 			}
-			return server.Unlink(ctx, name).Err()
+			return err
 		})
+		if err == nil {
+			err = r.buryFound(ctx, server, key, header)
+		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (r *Redis) buryFound(ctx context.Context, server goredis.Cmdable, key, header string) error {
+	e, err := decode([]byte(header))
+	if err != nil {
+		return r.do(ctx, key, func(ctx context.Context) error { return server.Unlink(ctx, r.valueKey(key)).Err() })
+	}
+	r.local.Revoke(key, e.ID, 0)
+	_, err = r.bury(ctx, key, e.ID, false)
+	return err
 }
 
 // keyOf returns the key that a value's name in Redis stands for.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -72,6 +73,36 @@ func Prepare(t testing.TB, directives ...string) *Server {
 		_ = os.RemoveAll(dir)
 	})
 	return s
+}
+
+// StartSentinel is Start for a redis-sentinel. Directives are lines of its
+// configuration file, which it rewrites.
+func StartSentinel(t testing.TB, lines ...string) *Server {
+	t.Helper()
+	s := Prepare(t)
+	file := filepath.Join(s.dir, "sentinel.conf")
+	if err := os.WriteFile(file, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(s.Addr)
+	s.args = []string{file, "--sentinel", "--port", port, "--bind", "127.0.0.1", "--unixsocket", s.Socket, "--dir", s.dir}
+	s.Run()
+	return s
+}
+
+// FreePort returns a loopback port that nobody listens on.
+func FreePort(t testing.TB) string {
+	t.Helper()
+	_, port, _ := net.SplitHostPort(freeAddr(t))
+	return port
+}
+
+// Directive returns what a directive was set to at Start.
+func (s *Server) Directive(name string) string {
+	if i := slices.Index(s.args, "--"+name); i >= 0 {
+		return s.args[i+1]
+	}
+	return ""
 }
 
 // freeAddr returns a loopback address that nobody listens on.

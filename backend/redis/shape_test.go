@@ -1,0 +1,263 @@
+package redis_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"orthanc-oauth/backend"
+	"orthanc-oauth/backend/redis"
+	"orthanc-oauth/backend/redis/redistest"
+)
+
+// leastACL is what an ACL user needs, and nothing else.
+var leastACL = []string{
+	"ACL", "SETUSER", "oauth", "on", ">canary", "resetkeys", "~" + prefix + "*", "resetchannels", "&" + prefix + "*",
+	"-@all", "+evalsha", "+eval", "+get", "+set", "+del", "+strlen", "+pttl", "+pexpire", "+time",
+	"+scan", "+getrange", "+unlink", "+publish", "+subscribe", "+ping",
+}
+
+// everything uses each operation once.
+func everything(t *testing.T, m *redis.Redis) {
+	t.Helper()
+	p := &idp{}
+	e := must(t, m, backend.Stamp{}, p.fill)
+	e = must(t, m, e.Stamp, p.fill)
+	if err := m.Revoke(t.Context(), key, e.ID); err != nil {
+		t.Fatalf("revoke: %v", err)
+	}
+	e = must(t, m, e.Stamp, p.fill)
+	p.asked(t, 3)
+	if err := m.Confirm(t.Context(), key, e.ID); err != nil {
+		t.Fatalf("confirm: %v", err)
+	}
+	if existed, err := m.Delete(t.Context(), key); !existed || err != nil {
+		t.Fatalf("delete: %v, %v", existed, err)
+	}
+	if err := m.Set(t.Context(), key, []byte("x"), life); err != nil {
+		t.Fatalf("set: %v", err)
+	}
+	if err := m.Clear(t.Context()); err != nil {
+		t.Fatalf("clear: %v", err)
+	}
+	if ok, err := m.Exists(t.Context(), key); ok || err != nil {
+		t.Fatalf("exists after clear: %v, %v", ok, err)
+	}
+	if ok, reason, _ := m.State(); !ok {
+		t.Fatalf("redis counts as %s", reason)
+	}
+}
+
+func TestShape_LeastACLIsEnough(t *testing.T) {
+	s := redistest.Start(t)
+	s.Do(leastACL...)
+	s.Do("ACL", "SETUSER", "default", "off")
+	cfg := on(s)
+	cfg.Options.Username, cfg.Options.Password = "oauth", "canary"
+	m := member(t, cfg)
+	everything(t, m)
+}
+
+func TestShape_CredentialsAreAskedForAtEachConnection(t *testing.T) {
+	s := redistest.Start(t)
+	s.Do("ACL", "SETUSER", "oauth", "on", ">first", "~*", "&*", "+@all")
+	password := filepath.Join(t.TempDir(), "password")
+	write(t, password, "first")
+	cfg := on(s)
+	cfg.Options.Credentials = func(context.Context) (string, string, error) {
+		b, err := os.ReadFile(password)
+		return "oauth", string(b), err
+	}
+	m := member(t, cfg)
+	everything(t, m)
+	s.Do("ACL", "SETUSER", "oauth", "resetpass", ">second")
+	write(t, password, "second")
+	s.Do("CLIENT", "KILL", "USER", "oauth")
+	everything(t, m)
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// authority is a private CA with one certificate for "redis.test".
+type authority struct{ ca, cert, key string }
+
+func newAuthority(t *testing.T) authority {
+	t.Helper()
+	dir := t.TempDir()
+	caKey, leafKey := newKey(t), newKey(t)
+	ca := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test ca"}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
+	}
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "redis.test"}, DNSNames: []string{"redis.test"},
+		NotBefore: ca.NotBefore, NotAfter: ca.NotAfter, KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	a := authority{ca: filepath.Join(dir, "ca"), cert: filepath.Join(dir, "cert"), key: filepath.Join(dir, "key")}
+	write(t, a.ca, certPEM(t, ca, ca, &caKey.PublicKey, caKey))
+	write(t, a.cert, certPEM(t, leaf, ca, &leafKey.PublicKey, caKey))
+	der, err := x509.MarshalPKCS8PrivateKey(leafKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, a.key, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
+	return a
+}
+
+func newKey(t *testing.T) *ecdsa.PrivateKey {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func certPEM(t *testing.T, cert, parent *x509.Certificate, public *ecdsa.PublicKey, signer *ecdsa.PrivateKey) string {
+	t.Helper()
+	der, err := x509.CreateCertificate(rand.Reader, cert, parent, public, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}
+
+func TestShape_TLSWithPrivateCAClientCertificateAndServerName(t *testing.T) {
+	a := newAuthority(t)
+	port := redistest.FreePort(t)
+	redistest.Start(t, "tls-port "+port, "tls-cert-file "+a.cert, "tls-key-file "+a.key, "tls-ca-cert-file "+a.ca)
+	cfg := redis.Config{Prefix: prefix, Options: redis.Options{
+		URL:    redis.Secret("rediss://" + net.JoinHostPort("127.0.0.1", port)),
+		CAFile: filepath.Join(t.TempDir(), "bundle"), CertFile: a.cert, KeyFile: a.key, ServerName: "redis.test",
+	}}
+	write(t, cfg.Options.CAFile, readFile(t, newAuthority(t).ca))
+	m := member(t, cfg)
+	must(t, m, backend.Stamp{}, (&idp{}).fill)
+	if ok, reason, _ := m.State(); ok || reason != "tls" {
+		t.Fatalf("with another's ca: %v %s", ok, reason)
+	}
+	// The bundle rotates; nobody restarts.
+	write(t, cfg.Options.CAFile, readFile(t, a.ca))
+	eventually(t, func() error {
+		ok, reason, _ := m.State()
+		return want(ok, "still "+reason)
+	})
+	if _, err := m.Delete(t.Context(), key); err != nil {
+		t.Fatal(err)
+	}
+	everything(t, m)
+}
+
+func readFile(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func TestShape_Cluster(t *testing.T) {
+	t.Parallel()
+	var nodes []*redistest.Server
+	for range 3 {
+		// The bus listens on port+10000 by default, which may not exist.
+		nodes = append(nodes, redistest.Start(t, "cluster-enabled yes", "cluster-port "+redistest.FreePort(t)))
+	}
+	slots := [][2]string{{"0", "5460"}, {"5461", "10922"}, {"10923", "16383"}}
+	var addrs []string
+	for i, n := range nodes {
+		n.Do("CLUSTER", "ADDSLOTSRANGE", slots[i][0], slots[i][1])
+		host, port, _ := net.SplitHostPort(n.Addr)
+		if i > 0 {
+			nodes[0].Do("CLUSTER", "MEET", host, port, n.Directive("cluster-port"))
+		}
+		addrs = append(addrs, n.Addr)
+	}
+	for _, n := range nodes {
+		eventually(t, func() error {
+			info := n.Do("CLUSTER", "INFO")
+			return want(strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_known_nodes:3"), info)
+		})
+	}
+	cfg := redis.Config{Prefix: prefix, Options: redis.Options{Mode: redis.ModeCluster, Addrs: addrs[:1]}}
+	m := member(t, cfg)
+	everything(t, m)
+	spread(t, m, nodes)
+}
+
+// spread stores keys on every master and clears them all.
+func spread(t *testing.T, m *redis.Redis, nodes []*redistest.Server) {
+	t.Helper()
+	for i := range 30 {
+		if err := m.Set(t.Context(), fmt.Sprintf("%064x", i), []byte("x"), life); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range nodes {
+		if n.Do("DBSIZE") == "0" {
+			t.Errorf("no key on %s", n.Addr)
+		}
+	}
+	if err := m.Clear(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 30 {
+		if ok, err := m.Exists(t.Context(), fmt.Sprintf("%064x", i)); ok || err != nil {
+			t.Errorf("key %d is still served (%v)", i, err)
+		}
+	}
+}
+
+func TestShape_SentinelFailover(t *testing.T) {
+	t.Parallel()
+	master := redistest.Start(t, "requirepass canary", "masterauth canary")
+	host, port, _ := net.SplitHostPort(master.Addr)
+	redistest.Start(t, "requirepass canary", "masterauth canary", "replicaof "+host+" "+port)
+	sentinel := redistest.StartSentinel(t,
+		"sentinel monitor main "+host+" "+port+" 1",
+		"sentinel auth-pass main canary",
+		"sentinel down-after-milliseconds main 500",
+		"sentinel failover-timeout main 2000")
+	cfg := redis.Config{Prefix: prefix, Options: redis.Options{
+		Mode: redis.ModeSentinel, MasterName: "main", Addrs: []string{sentinel.Addr}, Password: "canary",
+	}}
+	a, b := member(t, cfg), member(t, cfg)
+	everything(t, a)
+	p := &idp{}
+	must(t, a, backend.Stamp{}, p.fill)
+	eventually(t, func() error {
+		info := sentinel.Do("INFO", "sentinel")
+		return want(strings.Contains(info, "slaves=1"), info)
+	})
+	master.Kill()
+	// Whatever a and b find during the failover, they have a token.
+	must(t, a, backend.Stamp{}, p.fill)
+	must(t, b, backend.Stamp{}, p.fill)
+	eventually(t, func() error {
+		must(t, a, backend.Stamp{}, p.fill)
+		ok, reason, _ := a.State()
+		return want(ok, "still "+reason)
+	})
+	if p.calls.Load() > 2 {
+		t.Errorf("%d calls, the failover may cost one more than 1", p.calls.Load())
+	}
+}
