@@ -121,7 +121,31 @@ func (o *orthanc) send(ctx context.Context, study fleet.Study) error {
 	if err != nil {
 		return err
 	}
-	return o.Post(ctx, remoteRoute+"/stow", map[string]any{"Resources": []string{id}}, nil)
+	return o.job(ctx, remoteRoute+"/stow", []string{id})
+}
+
+// job makes a request that Orthanc carries out as a job, and waits for its end.
+// Not with Synchronous: dicom-web 1.7 then looks at the job every 100 ms, takes
+// one that still waits for a thread for a failure (with the error "Success"),
+// and drops the connection; which happens on a busy machine.
+func (o *orthanc) job(ctx context.Context, route string, resources any) error {
+	var submitted struct{ ID string }
+	if err := o.Post(ctx, route, map[string]any{"Resources": resources, "Synchronous": false}, &submitted); err != nil {
+		return err
+	}
+	return fleet.Eventually(ctx, patience, func(ctx context.Context) error {
+		var job struct{ State, ErrorDescription, ErrorDetails string }
+		if err := o.Get(ctx, "/jobs/"+submitted.ID, &job); err != nil {
+			return err
+		}
+		switch job.State {
+		case "Success":
+			return nil
+		case "Failure":
+			return fleet.Final(fmt.Errorf("job of %s failed: %s %s", route, job.ErrorDescription, job.ErrorDetails))
+		}
+		return fmt.Errorf("job of %s is in state %s", route, job.State)
+	})
 }
 
 // retrieve deletes the study here first, so that what is counted came back.
@@ -133,8 +157,7 @@ func (o *orthanc) retrieve(ctx context.Context, study fleet.Study) (int, error) 
 	if _, err := o.Do(ctx, http.MethodDelete, "/studies/"+id, "", nil); err != nil {
 		return 0, err
 	}
-	body := map[string]any{"Resources": []any{map[string]string{"Study": study.UID}}}
-	if err := o.Post(ctx, remoteRoute+"/retrieve", body, nil); err != nil {
+	if err := o.job(ctx, remoteRoute+"/retrieve", []any{map[string]string{"Study": study.UID}}); err != nil {
 		return 0, err
 	}
 	var instances []struct{ ID string }

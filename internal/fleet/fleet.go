@@ -157,8 +157,18 @@ func portFree(port int) bool {
 	return p.Close() == nil
 }
 
-// Eventually calls check every 25 ms until it returns nil. When ctx or the
-// patience ends first it returns the last error.
+// finalError is an error that waiting cannot mend.
+type finalError struct{ error }
+
+// Unwrap returns the error itself.
+func (e finalError) Unwrap() error { return e.error }
+
+// Final marks an error of a check for Eventually as one that waiting cannot
+// mend: it is returned at once.
+func Final(err error) error { return finalError{err} }
+
+// Eventually calls check every 25 ms until it returns nil or a Final error. When
+// ctx or the patience ends first it returns the last error.
 func Eventually(ctx context.Context, patience time.Duration, check func(ctx context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -169,6 +179,9 @@ func Eventually(ctx context.Context, patience time.Duration, check func(ctx cont
 		err := check(ctx)
 		if err == nil {
 			return nil
+		}
+		if final, ok := errors.AsType[finalError](err); ok {
+			return final.error
 		}
 		if ctx.Err() == nil || last == nil {
 			last = err // a check that ctx cut short knows nothing new

@@ -187,4 +187,8 @@ func TestEventually_ReportsTheLastError(t *testing.T) {
 	if err := Eventually(t.Context(), time.Minute, func(context.Context) error { return nil }); err != nil {
 		t.Error(err)
 	}
+	hopeless := errors.New("hopeless")
+	if err := Eventually(t.Context(), time.Minute, func(context.Context) error { return Final(hopeless) }); !errors.Is(err, hopeless) {
+		t.Error(err)
+	}
 }

@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -82,21 +83,15 @@ func (c OrthancConfig) json(port int, storage string) map[string]any {
 
 // answers waits until a GET of path succeeds, or the process ends.
 func (c Client) answers(ctx context.Context, p *Process, path string) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	err := Eventually(ctx, startPatience, func(ctx context.Context) error {
 		if err := p.alive(); err != nil {
-			cancel(err) // no sense in waiting on
-			return err
+			return Final(err)
 		}
 		_, err := c.Do(ctx, http.MethodGet, path, "", nil)
 		return err
 	})
-	if cause := p.alive(); err != nil && cause != nil {
-		return cause
-	}
-	if err != nil {
+	if _, ended := errors.AsType[*EndedError](err); err != nil && !ended {
 		return fmt.Errorf("%s does not answer: %w", p.Name, err)
 	}
-	return nil
+	return err
 }

@@ -41,7 +41,7 @@ func (f *Fleet) Redis(ctx context.Context, tools Tools, name string, args ...str
 	r := &Redis{Process: p, Host: "127.0.0.1", Port: port}
 	err = Eventually(ctx, startPatience, func(ctx context.Context) error {
 		if err := p.alive(); err != nil {
-			return err
+			return Final(err)
 		}
 		return r.ping(ctx)
 	})
