@@ -31,7 +31,7 @@ func TestFaults_OneWayLossDoesNotFlap(t *testing.T) {
 		within(t, 5*time.Second, func() error { return see(5, nodes...) })
 		l.net.Cut(ip(0), ip(1))
 		time.Sleep(30 * time.Second)
-		for range 60 {
+		for range 40 {
 			time.Sleep(time.Second)
 			if err := see(5, nodes...); err != nil {
 				t.Fatal(err)
@@ -56,7 +56,7 @@ func TestFaults_NoFalseDeathAtAFifthOfThePacketsLost(t *testing.T) {
 				l.net.SetLoss(a, b, 0.2)
 			}
 		}
-		for range 120 {
+		for range 40 {
 			time.Sleep(time.Second)
 			if err := see(5, nodes...); err != nil {
 				t.Fatal(err)
@@ -129,7 +129,7 @@ func TestFaults_NewAddressOfTheMachineIsAMemberAgain(t *testing.T) {
 		if err := errors.Join(ask(t.Context(), nodes[0], nodes[3], "x"), ask(t.Context(), nodes[3], nodes[0], "x")); err != nil {
 			t.Error(err)
 		}
-		for range 60 {
+		for range 40 {
 			time.Sleep(time.Second)
 			if err := see(4, nodes...); err != nil {
 				t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -25,7 +26,7 @@ func TestKey_AnotherSecretNeverJoinsAndIsCountedOnBothSides(t *testing.T) {
 		wrong := l.start(2, func(c *Config) { c.Secrets = [][]byte{secret(9)} })
 		other := l.start(3, func(c *Config) { c.ClusterName = "staging" })
 		within(t, 5*time.Second, func() error { return see(2, nodes...) })
-		time.Sleep(2 * time.Minute)
+		time.Sleep(time.Minute)
 		if err := errors.Join(see(2, nodes...), see(1, wrong, other)); err != nil {
 			t.Error(err)
 		}
@@ -238,7 +239,7 @@ func TestRotation_LosesNoRequest(t *testing.T) {
 					select {
 					case <-stop:
 						return
-					case <-time.After(40 * time.Millisecond):
+					case <-time.After(80 * time.Millisecond):
 					}
 					to := nodes[(i+1+n%2)%3]
 					if err := ask(t.Context(), from, to, "x"); err != nil {
@@ -260,7 +261,7 @@ func TestRotation_LosesNoRequest(t *testing.T) {
 		}
 		close(stop)
 		wg.Wait()
-		if sent.Load() < 1000 {
+		if sent.Load() < 500 {
 			t.Fatalf("only %d requests", sent.Load())
 		}
 		if err := see(3, nodes...); err != nil {
@@ -357,6 +358,7 @@ func TestRotation_AnswersOnOldConnectionsAskToCloseThem(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			_, _ = io.Copy(io.Discard, resp.Body) // or the connection is not kept
 			_ = resp.Body.Close()
 			return resp.Close
 		}
