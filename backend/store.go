@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -246,12 +247,24 @@ func (s *Store) Acquire(ctx context.Context, key string, stale Stamp, fill FillF
 		return Entry{}, s.Refused(key, AsRefusal(err))
 	}
 	e.From = FromIdP
+	revoked := false
 	s.with(key, func(r *record, now time.Duration) {
 		r.backoff.Succeeded()
 		r.merge(e, now)
+		revoked = r.isRevoked(e.ID)
 	})
-	return s.Winner(key, e), nil
+	if w := s.Winner(key, e); w.ID != e.ID || !revoked {
+		return w, nil
+	}
+	return Entry{}, s.Refused(key, &Refusal{Code: codeRepeated, RetryAfter: MinPace, Err: errRepeated})
 }
+
+// codeRepeated is TOK-004 of compatibility.md: what came back is not usable.
+const codeRepeated = "TOK-004"
+
+// errRepeated is a fill that keeps the id of a token whose bytes the provider
+// repeated, which has been revoked meanwhile.
+var errRepeated = errors.New("the provider repeats a revoked token")
 
 // Winner returns the live entry of key if it is newer than e, else e itself: an
 // acquirer that was overtaken while it waited serves the newer acquisition.

@@ -1,7 +1,6 @@
 package tokens
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -27,7 +26,6 @@ func newMetrics(reg prometheus.Registerer, backendName string) (*metrics, error)
 		backend:        backendName,
 		hits:           counter("orthanc_oauth_cache_hits_total", "Requests served with a held token (source local), and tokens adopted from elsewhere.", "server", "backend", "source"),
 		misses:         counter("orthanc_oauth_cache_misses_total", "Requests that found no usable token in this process.", "server", "backend"),
-		errors:         counter("orthanc_oauth_cache_errors_total", "Cached values that could not be used, and failed calls of the backend.", "server", "backend", "result"),
 		acquisitions:   counter("orthanc_oauth_token_acquisitions_total", "Requests for a token that this process made to the identity provider.", "server", "backend", "result"),
 		pyHits:         counter("dicomweb_oauth_cache_hits_total", "Requests served without asking the identity provider.", "server"),
 		pyMisses:       counter("dicomweb_oauth_cache_misses_total", "Requests that found no usable token in this process.", "server"),
@@ -39,12 +37,12 @@ func newMetrics(reg prometheus.Registerer, backendName string) (*metrics, error)
 			Buckets: []float64{.025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"server"}),
 	}
+	var err error
+	if m.errors, err = backend.NewErrorCounter(reg); err != nil {
+		return nil, err
+	}
 	if reg == nil {
 		return m, nil
-	}
-	var err error
-	if m.errors, err = shared(reg, m.errors); err != nil {
-		return nil, err
 	}
 	for _, c := range []prometheus.Collector{
 		m.hits, m.misses, m.acquisitions,
@@ -55,20 +53,6 @@ func newMetrics(reg prometheus.Registerer, backendName string) (*metrics, error)
 		}
 	}
 	return m, nil
-}
-
-// shared registers a counter that a backend may have registered before.
-func shared(reg prometheus.Registerer, c *prometheus.CounterVec) (*prometheus.CounterVec, error) {
-	err := reg.Register(c)
-	if dup, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
-		if held, ok := dup.ExistingCollector.(*prometheus.CounterVec); ok {
-			return held, nil
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("register token metrics: %w", err)
-	}
-	return c, nil
 }
 
 func counter(name, help string, labels ...string) *prometheus.CounterVec {
@@ -122,6 +106,6 @@ func (m *metrics) failed(server string, code provider.Code) {
 	m.pyErrors.WithLabelValues(server, string(code), code.Category()).Inc()
 }
 
-func (m *metrics) cacheError(server, result string) {
-	m.errors.WithLabelValues(server, m.backend, result).Inc()
+func (m *metrics) cacheError(reason string) {
+	m.errors.WithLabelValues(m.backend, reason).Inc()
 }

@@ -51,7 +51,7 @@ func (s *Source) revoke(ctx context.Context, bad *grant) error {
 		s.manager.metrics.failed(s.name, e.Code)
 		return e
 	case err != nil:
-		s.manager.metrics.cacheError(s.name, "backend")
+		s.manager.metrics.cacheError("backend")
 		s.manager.log.Warn("revocation not shared", "server", s.name, "cause", err)
 	default:
 		s.manager.log.Info("refused token revoked", "server", s.name, "key", fingerprint(bad.cred.key))

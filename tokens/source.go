@@ -137,7 +137,7 @@ func (s *Source) obtain(ctx context.Context, c *credential, stale backend.Stamp)
 // unfilled counts an error that is neither the provider's nor the caller's.
 func (s *Source) unfilled(ctx context.Context, err error) error {
 	if _, refused := errors.AsType[*backend.Refusal](err); !refused && ctx.Err() == nil {
-		s.manager.metrics.cacheError(s.name, "backend")
+		s.manager.metrics.cacheError("backend")
 	}
 	return err
 }
@@ -153,7 +153,7 @@ func (s *Source) unusable(e backend.Entry, err error) {
 	case errors.Is(err, errDead):
 		result = "expired"
 	}
-	s.manager.metrics.cacheError(s.name, result)
+	s.manager.metrics.cacheError(result)
 	s.manager.log.Warn("cached token not usable", "server", s.name, "source", string(e.From), "cause", err)
 }
 

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -169,7 +168,7 @@ type health struct {
 }
 
 func newHealth(cfg Config) (*health, error) {
-	errs, err := register(cfg.Registerer)
+	errs, err := backend.NewErrorCounter(cfg.Registerer)
 	if err != nil {
 		return nil, err
 	}
@@ -189,27 +188,6 @@ func newHealth(cfg Config) (*health, error) {
 		IsExcluded: func(err error) bool { return errors.Is(err, context.Canceled) },
 	})
 	return h, nil
-}
-
-// register returns the errors' counter, shared with whoever registered it first.
-func register(reg prometheus.Registerer) (*prometheus.CounterVec, error) {
-	vec := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "orthanc_oauth_cache_errors_total",
-		Help: "Errors of the token cache, by backend and reason.",
-	}, []string{"backend", "reason"})
-	if reg == nil {
-		return vec, nil
-	}
-	err := reg.Register(vec)
-	if dup, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
-		if held, ok := dup.ExistingCollector.(*prometheus.CounterVec); ok {
-			return held, nil
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("register metrics of redis: %w", err)
-	}
-	return vec, nil
 }
 
 // try runs one operation on key unless the breaker is open. Its error, if any,

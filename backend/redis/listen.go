@@ -123,6 +123,9 @@ func (r *Redis) hear(msg any) {
 		key, text, _ := strings.Cut(m.Payload, " ")
 		if id, err := backend.ParseID(text); err == nil && isKey(key) {
 			r.local.Revoke(key, id, 0)
+			if r.revoked != nil {
+				r.revoked(key, id)
+			}
 		}
 	}
 }

@@ -28,6 +28,11 @@ type Config struct {
 	Clock      *backend.Clock
 	Log        *slog.Logger
 	Registerer prometheus.Registerer // nil registers nothing
+
+	// Revoked is told of every revocation that this node learns of from others,
+	// so that nothing in front of this backend goes on serving the id. May be
+	// nil. It must not block.
+	Revoked func(key string, id backend.ID)
 }
 
 // Redis is a backend.Backend on a Redis server, Sentinel group or Cluster.
@@ -38,6 +43,7 @@ type Redis struct {
 	clock   *backend.Clock
 	log     *slog.Logger
 	health  *health
+	revoked func(key string, id backend.ID)
 	local   *backend.Store // all that this node has seen: what Redis loses, it can give back
 	flights *backend.Flights
 	wakes   *wakes
@@ -86,6 +92,7 @@ func assemble(cfg Config, client goredis.UniversalClient, health *health) *Redis
 		clock:   cfg.Clock,
 		log:     cfg.Log,
 		health:  health,
+		revoked: cfg.Revoked,
 		local:   backend.NewStore(cfg.Clock),
 		flights: backend.NewFlights(),
 		wakes:   newWakes(),

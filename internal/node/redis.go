@@ -23,6 +23,7 @@ func (n *Node) newRedis() (*redisStorage, error) {
 	r, err := redis.New(redis.Config{
 		Options:    opts,
 		Prefix:     conf.Prefix,
+		Revoked:    func(key string, id backend.ID) { n.tokens.Revoked(key, id) },
 		Clock:      n.clock,
 		Log:        n.log,
 		Registerer: n.registry,
@@ -74,7 +75,6 @@ func redisOptions(conf config.Redis) (redis.Options, error) {
 func (s *redisStorage) backend() backend.Backend { return s.redis }
 func (*redisStorage) setKeys([]string)           {}
 func (*redisStorage) start() error               { return nil }
-func (*redisStorage) reload() error              { return nil } // passwords are read at every new connection
 
 func (s *redisStorage) status() proxy.BackendStatus {
 	ok, reason, since := s.redis.State()

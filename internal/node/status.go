@@ -27,6 +27,9 @@ func (n *Node) adminRoutes(cfg Config, metrics *proxy.Metrics) http.Handler {
 	if n.conf.EnableMetrics {
 		admin.Gatherer = n.registry
 	}
+	if l := n.conf.RateLimit; l.Requests > 0 {
+		admin.Limit = proxy.NewLimit(l.Requests, l.Window, l.PerAddress)
+	}
 	return proxy.NewAdmin(admin)
 }
 

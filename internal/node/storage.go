@@ -19,7 +19,6 @@ type storage interface {
 	backend() backend.Backend
 	setKeys(keys []string)
 	start() error
-	reload() error // secrets of its own may have changed
 	status() proxy.BackendStatus
 	close(ctx context.Context) error
 }
@@ -47,7 +46,6 @@ type memoryStorage struct{ memory *backend.Memory }
 func (s memoryStorage) backend() backend.Backend { return s.memory }
 func (memoryStorage) setKeys([]string)           {}
 func (memoryStorage) start() error               { return nil }
-func (memoryStorage) reload() error              { return nil }
 func (memoryStorage) status() proxy.BackendStatus {
 	return proxy.BackendStatus{Name: config.BackendMemory, State: "ok"}
 }
@@ -100,7 +98,9 @@ func (n *Node) newGossip() (*gossipStorage, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gossip: %w", err)
 	}
-	return &gossipStorage{conf: conf, gossip: g, cluster: c}, nil
+	s := &gossipStorage{conf: conf, gossip: g, cluster: c}
+	n.Watch("gossip secrets", s.reload, append(conf.Secrets.Paths(), conf.TLS.CAFile, conf.TLS.CertFile, conf.TLS.KeyFile)...)
+	return s, nil
 }
 
 func loadRing(conf config.Gossip) ([][]byte, error) {
@@ -132,6 +132,7 @@ func (s *gossipStorage) start() error {
 	return nil
 }
 
+// reload takes a changed ring or certificate into use.
 func (s *gossipStorage) reload() error {
 	secrets, err := loadRing(s.conf)
 	if err != nil {
