@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"time"
 )
 
@@ -77,13 +78,21 @@ func (c *Cluster) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, MaxBody)
-	defer func() {
-		if p := recover(); p != nil && p != http.ErrAbortHandler { //nolint:errorlint // compared as net/http does
-			c.log.Error("panic while answering a peer", "path", r.URL.Path, "panic", p)
-			w.WriteHeader(http.StatusInternalServerError)
-		}
-	}()
+	defer c.survive(w, r)
 	c.handler.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), keyPeer, c.sender(conn, r))))
+}
+
+// survive is deferred around the Handler. Breaking an answer off on purpose is
+// left to net/http, which recovers from it.
+func (c *Cluster) survive(w http.ResponseWriter, r *http.Request) {
+	switch p := recover(); p {
+	case nil:
+	case http.ErrAbortHandler:
+		panic(p)
+	default:
+		c.log.Error("panic while answering a peer", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
+		w.WriteHeader(http.StatusInternalServerError)
+	}
 }
 
 // sender returns the member at the other end: as the leaf says, or with an
