@@ -58,9 +58,9 @@ func revokeHolds(t *testing.T, h Harness) {
 	first := f.fill(t, 0, backend.Stamp{})
 	f.revoke(t, 0, first.ID)
 	f.idp.script(refuse(backend.Refusal{Code: "AUTH-003", RetryAfter: time.Minute}))
-	f.refused(t, 0, first.Stamp)
+	f.stillRefused(t, first.Stamp)
 	missing(t, f.members[0], key)
-	f.refused(t, 0, backend.Stamp{})
+	f.stillRefused(t, backend.Stamp{})
 	missing(t, f.members[0], key)
 }
 

@@ -43,14 +43,17 @@ func missing(t testing.TB, b backend.Backend, key string) {
 }
 
 func isMissing(t testing.TB, b backend.Backend, key string) error {
-	e, err := b.Get(t.Context(), key)
-	if !errors.Is(err, backend.ErrMiss) {
-		return fmt.Errorf("get returned %v and %v, want ErrMiss", e.Stamp, err)
+	switch e, err := b.Get(t.Context(), key); {
+	case err == nil:
+		return fmt.Errorf("get returned %v, want ErrMiss", e.Stamp)
+	case !errors.Is(err, backend.ErrMiss):
+		return fmt.Errorf("want ErrMiss: %w", err)
 	}
-	if ok, err := b.Exists(t.Context(), key); ok || err != nil {
-		return fmt.Errorf("exists returned %v and %v after a miss", ok, err)
+	ok, err := b.Exists(t.Context(), key)
+	if err == nil && ok {
+		err = errors.New("exists is true after a miss")
 	}
-	return nil
+	return err
 }
 
 func set(t testing.TB, b backend.Backend, key string, value []byte, ttl time.Duration) {
@@ -61,7 +64,7 @@ func set(t testing.TB, b backend.Backend, key string, value []byte, ttl time.Dur
 }
 
 func emptyIsAMiss(t *testing.T, h Harness) {
-	b, _ := h.one(t)
+	b := h.one(t)
 	missing(t, b, key)
 	if existed, err := b.Delete(t.Context(), key); existed || err != nil {
 		t.Fatalf("delete of nothing returned %v and %v", existed, err)
@@ -69,7 +72,7 @@ func emptyIsAMiss(t *testing.T, h Harness) {
 }
 
 func setGetReturnsTheVeryBytes(t *testing.T, h Harness) {
-	b, _ := h.one(t)
+	b := h.one(t)
 	for i, value := range [][]byte{sealed(1), {0}, []byte("\r\n"), bytes.Repeat([]byte{0xff}, backend.MaxValue)} {
 		set(t, b, keyOf(i), value, lifetime)
 		if e := held(t, b, keyOf(i)); !bytes.Equal(e.Value, value) {
@@ -82,7 +85,7 @@ func setGetReturnsTheVeryBytes(t *testing.T, h Harness) {
 }
 
 func setReplaces(t *testing.T, h Harness) {
-	b, _ := h.one(t)
+	b := h.one(t)
 	set(t, b, key, sealed(1), lifetime)
 	first := held(t, b, key)
 	set(t, b, key, sealed(2), lifetime)
@@ -96,7 +99,7 @@ func setReplaces(t *testing.T, h Harness) {
 }
 
 func setRefuses(t *testing.T, h Harness) {
-	b, _ := h.one(t)
+	b := h.one(t)
 	set(t, b, key, sealed(1), lifetime)
 	for name, err := range map[string]error{
 		"oversized": b.Set(t.Context(), key, make([]byte, backend.MaxValue+1), lifetime),
@@ -113,7 +116,7 @@ func setRefuses(t *testing.T, h Harness) {
 }
 
 func remainingTimeFalls(t *testing.T, h Harness) {
-	b, _ := h.one(t)
+	b := h.one(t)
 	set(t, b, key, sealed(1), lifetime)
 	last := held(t, b, key).TTL
 	if last > lifetime || last < lifetime-patience {
@@ -128,7 +131,7 @@ func remainingTimeFalls(t *testing.T, h Harness) {
 }
 
 func expiredIsAMiss(t *testing.T, h Harness) {
-	b, _ := h.one(t)
+	b := h.one(t)
 	set(t, b, key, sealed(1), 300*time.Millisecond)
 	set(t, b, keyOf(1), sealed(1), lifetime)
 	eventually(t, func() error { return isMissing(t, b, key) })
@@ -136,7 +139,7 @@ func expiredIsAMiss(t *testing.T, h Harness) {
 }
 
 func agesByTheWholeTime(t *testing.T, h Harness) {
-	b, _ := h.one(t)
+	b := h.one(t)
 	set(t, b, key, sealed(1), lifetime)
 	pause(lifetime - time.Minute)
 	if left := held(t, b, key).TTL; left > time.Minute {
@@ -164,7 +167,7 @@ func deleteRevokes(t *testing.T, h Harness) {
 }
 
 func clearRevokesEveryKey(t *testing.T, h Harness) {
-	b, _ := h.one(t)
+	b := h.one(t)
 	const keys = 20
 	for i := range keys {
 		set(t, b, keyOf(i), sealed(i), lifetime)

@@ -82,11 +82,10 @@ func (h Harness) fleet(t testing.TB, n int) fleet {
 	return fleet{members: h.Fleet(t, n, resolve), idp: idp}
 }
 
-// one returns a fleet of one member, and that member.
-func (h Harness) one(t testing.TB) (backend.Backend, *provider) {
+// one returns the member of a fleet of one.
+func (h Harness) one(t testing.TB) backend.Backend {
 	t.Helper()
-	f := h.fleet(t, 1)
-	return f.members[0], f.idp
+	return h.fleet(t, 1).members[0]
 }
 
 // keyOf returns a key as the contract wants it: 64 lower-case hex digits.

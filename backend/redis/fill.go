@@ -251,8 +251,13 @@ func (r *Redis) offer(ctx context.Context, key string, stale backend.Stamp, v vi
 		return backend.Entry{}, false
 	}
 	stored, err := r.save(ctx, key, "", e, v)
+	if err == nil && !stored {
+		// Somebody has stored this one or a newer one since the look.
+		now, err := r.look(ctx, key)
+		return now.entry, err == nil && now.live && now.entry.Newer(stale)
+	}
 	e.From = backend.FromLocal
-	return e, stored || err != nil
+	return e, true
 }
 
 // offerAll offers everything after an outage, so that the other nodes find it

@@ -135,7 +135,10 @@ func TestFleet_WaitersAreWokenWithoutPubSubToo(t *testing.T) {
 
 func TestRevoke_ReachesANodeThatOnlyListens(t *testing.T) {
 	s := redistest.Start(t)
-	a, b := member(t, on(s)), member(t, on(s))
+	told := make(chan backend.ID, 8)
+	cfg := on(s)
+	cfg.Revoked = func(_ string, id backend.ID) { told <- id }
+	a, b := member(t, on(s)), member(t, cfg)
 	p := &idp{}
 	first := must(t, a, backend.Stamp{}, p.fill)
 	must(t, b, backend.Stamp{}, p.fill)
@@ -144,6 +147,9 @@ func TestRevoke_ReachesANodeThatOnlyListens(t *testing.T) {
 	})
 	if err := a.Revoke(t.Context(), key, first.ID); err != nil {
 		t.Fatal(err)
+	}
+	if id := <-told; id != first.ID {
+		t.Fatalf("told of %v, want %v", id, first.ID)
 	}
 	// Without Redis, b knows only what it was told.
 	eventually(t, func() error {

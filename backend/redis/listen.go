@@ -122,10 +122,16 @@ func (r *Redis) hear(msg any) {
 	case r.revokedChannel():
 		key, text, _ := strings.Cut(m.Payload, " ")
 		if id, err := backend.ParseID(text); err == nil && isKey(key) {
-			r.local.Revoke(key, id, 0)
-			if r.revoked != nil {
-				r.revoked(key, id)
-			}
+			r.learn(key, id, 0)
 		}
+	}
+}
+
+// learn notes what another node has revoked, and passes it on the first time.
+func (r *Redis) learn(key string, id backend.ID, ttl time.Duration) {
+	known := r.local.IsRevoked(key, id)
+	r.local.Revoke(key, id, ttl)
+	if !known && r.revoked != nil {
+		r.revoked(key, id)
 	}
 }

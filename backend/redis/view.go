@@ -103,7 +103,7 @@ func (r *Redis) takeValue(key string, v *view, raw string, ttl time.Duration, ex
 	v.seen, e.TTL = e.Stamp, ttl
 	switch {
 	case len(e.Value) == 0:
-		r.local.Revoke(key, e.ID, ttl)
+		r.learn(key, e.ID, ttl)
 	case ttl > 0 && !r.local.IsRevoked(key, e.ID):
 		r.local.Merge(key, e)
 		v.entry, v.live = e, true

@@ -56,7 +56,7 @@ func Prepare(t testing.TB, directives ...string) *Server {
 		}
 		t.Skip("no redis-server installed (Debian package redis-server)")
 	}
-	dir, err := os.MkdirTemp("", "redis") // shorter than t.TempDir: a socket's path has 108 bytes
+	dir, err := os.MkdirTemp("", "redis") //nolint:usetesting // a socket's path has 108 bytes, t.TempDir's is too long
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +108,7 @@ func (s *Server) Directive(name string) string {
 // freeAddr returns a loopback address that nobody listens on.
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func freeAddr(t testing.TB) string {
 // waits until it answers. What it held before is gone.
 func (s *Server) Run() {
 	s.t.Helper()
-	cmd := exec.Command(s.binary, s.args...)
+	cmd := exec.CommandContext(context.Background(), s.binary, s.args...) // ended by Kill
 	cmd.Stdout, cmd.Stderr = &s.out, &s.out
 	// It must not outlive a test process that was killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -142,7 +142,8 @@ func (s *Server) Run() {
 
 // answers reports whether the server answers a PING, even if with NOAUTH.
 func (s *Server) answers() bool {
-	conn, err := net.DialTimeout("unix", s.Socket, time.Second)
+	d := net.Dialer{Timeout: time.Second}
+	conn, err := d.DialContext(s.t.Context(), "unix", s.Socket)
 	if err != nil {
 		return false
 	}
