@@ -28,6 +28,7 @@ demo: deps build ## Three real Orthancs, one token (BACKEND=gossip, redis or mem
 test: deps lint build ## Everything: race detector, real Orthanc, real Redis, vet, lint
 	ORTHANC_OAUTH_REQUIRE_REAL=1 ORTHANC_OAUTH_PLUGIN=$(PLUGIN) ORTHANC_OAUTH_BINARY=$(BINARY) \
 		go test -race -timeout 15m ./...
+	ORTHANC_OAUTH_REQUIRE_REAL=1 ORTHANC_OAUTH_PLUGIN=$(PLUGIN) go test -race -tags orthanc -timeout 5m ./plugin
 
 .PHONY: test-go
 test-go: ## The pure-Go part only: no package, no root

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -33,7 +34,11 @@ small DICOMweb server inside of it: no package and no root are needed. With
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signalled(cmd.Context())
 			defer stop()
-			opts.Out = cmd.OutOrStdout()
+			plugin, err := filepath.Abs(opts.Plugin) // the Orthancs run in folders of their own
+			if err != nil {
+				return err
+			}
+			opts.Plugin, opts.Out = plugin, cmd.OutOrStdout()
 			return demo.Run(ctx, opts)
 		},
 	}
@@ -62,7 +67,8 @@ func newIdPCommand() *cobra.Command {
 	}
 }
 
-// signalled returns a context that ends with SIGINT and SIGTERM.
+// signalled returns a context that ends with SIGINT and SIGTERM, and with the
+// terminal, so that nothing is left behind then either.
 func signalled(ctx context.Context) (context.Context, context.CancelFunc) {
-	return signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	return signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 }
