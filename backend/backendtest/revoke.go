@@ -1,6 +1,7 @@
 package backendtest
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ var revokeCases = []testCase{
 	{name: "Revoke_IsIdempotent", run: revokeIsIdempotent},
 	{name: "Revoke_HoldsWhenTheNextFillFails", run: revokeHolds},
 	{name: "Revoke_CannotTouchALaterAcquisition", run: revokeCannotTouchLater},
+	{name: "Revoke_RepeatedTokenIsNotServed", run: repeatedTokenIsNotServed},
 	{name: "Revoke_PacedUntilConfirmed", run: revokePacedUntilConfirmed},
 	{name: "Revoke_PauseEndsAndDoubles", long: true, run: revokePauseDoubles},
 	{name: "Revoke_ReachesEveryMember", shared: true, run: revokeReachesEveryMember},
@@ -76,6 +78,23 @@ func revokeCannotTouchLater(t *testing.T, h Harness) {
 		t.Fatalf("got %v, want %v", e.Stamp, second.Stamp)
 	}
 	f.calls(t, 2)
+}
+
+// The provider answers with the bytes that have just been revoked, and the fill
+// keeps their id.
+func repeatedTokenIsNotServed(t *testing.T, h Harness) {
+	f := h.fleet(t, 1)
+	b := f.members[0]
+	first := f.fill(t, 0, backend.Stamp{})
+	f.revoke(t, 0, first.ID)
+	f.idp.script(func(_ context.Context, _ int, e backend.Entry) (backend.Entry, error) {
+		e.ID = first.ID
+		return e, nil
+	})
+	if e, err := b.Fill(t.Context(), key, first.Stamp, f.idp.fillOf(key)); err == nil {
+		t.Fatalf("serves %v although it is revoked", e.Stamp)
+	}
+	missing(t, b, key)
 }
 
 func revokePacedUntilConfirmed(t *testing.T, h Harness) {

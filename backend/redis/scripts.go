@@ -17,23 +17,24 @@ import goredis "github.com/redis/go-redis/v9"
 // atomic: the read after the lock was taken is the double check.
 //
 // KEYS value backoff lock; ARGV floor nonce ("" reads only) lockPX maxRaw judged.
-// Returns value, its pttl, refusal, its pttl, lock (1 ours, 0 another's or
+// Returns value, its pttl, refusal and its pttl (unless newer), lock (1 ours, 0 another's or
 // not asked for, -1 denied), denial, now.
 var enter = goredis.NewScript(`
 local function read(key, limit)
   local n = redis.pcall('STRLEN', key)
-  if type(n) ~= 'number' or n > limit then return '!' end
+  if type(n) ~= 'number' or n > limit then return '!', redis.call('PTTL', key) end
   local v = redis.call('GET', key)
-  if v == '' then return '!' end
-  return v or ''
+  if not v then return '', 0 end
+  if v == '' then v = '!' end
+  return v, redis.call('PTTL', key)
 end
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
-local value, pttl = read(KEYS[1], tonumber(ARGV[4])), redis.call('PTTL', KEYS[1])
-local refusal, rttl = read(KEYS[2], 256), redis.call('PTTL', KEYS[2])
-local lock, denial = 0, ''
+local value, pttl = read(KEYS[1], tonumber(ARGV[4]))
+local refusal, rttl, lock, denial = '', 0, 0, ''
 local newer = string.sub(value, 1, 4) == 'oo1 ' and string.sub(value, 5, 53) > ARGV[1]
   and (ARGV[5] == '' or string.sub(value, 1, string.len(ARGV[5])) ~= ARGV[5])
+if not newer then refusal, rttl = read(KEYS[2], 256) end
 if ARGV[2] ~= '' and not newer then
   local holder = redis.pcall('GET', KEYS[3])
   if holder == ARGV[2] then
