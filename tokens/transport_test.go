@@ -182,7 +182,7 @@ func TestTransport_WithoutATokenSendsNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = w.source.Transport(nil).RoundTrip(req) //nolint:bodyclose // there is none
+	_, err = w.source.Transport(nil).RoundTrip(req)
 	if e, ok := errors.AsType[*Error](err); !ok || e.Code != provider.CodeCredentials {
 		t.Errorf("got %v", err)
 	}

@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -193,11 +194,10 @@ func (g *Gossip) Set(ctx context.Context, key string, value []byte, ttl time.Dur
 // Delete implements backend.Backend.
 func (g *Gossip) Delete(ctx context.Context, key string) (bool, error) {
 	e, err := g.Get(ctx, key)
-	switch {
-	case err == nil:
-	case err == backend.ErrMiss: //nolint:errorlint // Get returns it as it is
+	if errors.Is(err, backend.ErrMiss) {
 		return false, nil
-	default:
+	}
+	if err != nil {
 		return false, err
 	}
 	g.store.Revoke(key, e.ID, e.TTL)
@@ -208,7 +208,7 @@ func (g *Gossip) Delete(ctx context.Context, key string) (bool, error) {
 // Exists implements backend.Backend.
 func (g *Gossip) Exists(ctx context.Context, key string) (bool, error) {
 	_, err := g.Get(ctx, key)
-	if err == backend.ErrMiss { //nolint:errorlint // Get returns it as it is
+	if errors.Is(err, backend.ErrMiss) {
 		return false, nil
 	}
 	return err == nil, err

@@ -104,7 +104,7 @@ func say(w http.ResponseWriter, a answer) {
 func tell(w http.ResponseWriter, a answer, e backend.Entry) {
 	setEntry(w.Header(), e)
 	say(w, a)
-	w.Write(e.Value) //nolint:errcheck // the peer is gone; it will ask again
+	w.Write(e.Value) // if it fails the peer is gone, and will ask again
 }
 
 func (g *Gossip) serveLead(w http.ResponseWriter, r *http.Request, req request) error {

@@ -20,6 +20,7 @@ func (n *Node) newRedis() (*redisStorage, error) {
 	if err != nil {
 		return nil, err
 	}
+	redis.RedirectDriverLog(n.log)
 	r, err := redis.New(redis.Config{
 		Options:    opts,
 		Prefix:     conf.Prefix,
