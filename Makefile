@@ -64,7 +64,9 @@ vuln: $(BIN)/govulncheck-$(GOVULNCHECK) ## Known vulnerabilities in what is call
 
 .PHONY: bench
 bench: ## The figures of the hot path and the data path, as ratios within one run
-	go test -run '^$$' -bench . -benchmem -cpu 1,2 ./tokens ./internal/proxy
+	go test -run '^$$' -bench . -benchmem -cpu 1,2 ./tokens
+	go test -run '^$$' -bench ColdFleet -benchtime 20x ./backend/gossip
+	go test -run '^$$' -bench STOW -benchtime 1x ./internal/proxy
 
 .PHONY: fuzz
 fuzz: ## Every decoder a stranger or a peer can reach, FUZZTIME each

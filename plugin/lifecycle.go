@@ -227,11 +227,11 @@ func (p *plugin) shutDown() {
 	// context ended would finish the answer properly, and half a study would look
 	// like a whole one.
 	if p.server != nil {
-		p.server.Close() //nolint:errcheck // connections are cut, whatever state they are in
+		p.server.Close() // connections are cut, whatever state they are in
 	}
 	p.cancel()
 	if p.listener != nil {
-		p.listener.Close() //nolint:errcheck // closed already if it was served
+		p.listener.Close() // closed already if it was served
 	}
 	p.spawn("close", func() {
 		ctx, cancel := context.WithDeadline(context.Background(), p.deadline)
