@@ -1,15 +1,8 @@
 package demo
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
-	"mime"
-	"mime/multipart"
-	"net/http"
-	"net/textproto"
 
 	"orthanc-oauth/internal/fleet"
 	"orthanc-oauth/internal/idptest"
@@ -91,60 +84,13 @@ func (s *sidecar) admin() fleet.Client         { return s.Client }
 func (s *sidecar) ready(context.Context) error { return nil } // it was live when it was returned
 
 func (s *sidecar) send(ctx context.Context, study fleet.Study) error {
-	var body bytes.Buffer
-	parts := multipart.NewWriter(&body)
-	for _, d := range study.Instances {
-		part, err := parts.CreatePart(textproto.MIMEHeader{"Content-Type": {"application/dicom"}})
-		if err != nil {
-			return fmt.Errorf("make body: %w", err)
-		}
-		_, _ = part.Write(d.Raw) // to memory
-	}
-	_ = parts.Close()
-	contentType := `multipart/related; type="application/dicom"; boundary=` + parts.Boundary()
-	_, err := s.Data.Do(ctx, http.MethodPost, "/"+archive+"/studies", contentType, &body)
-	return err
+	return s.Stow(ctx, archive, study)
 }
 
 func (s *sidecar) retrieve(ctx context.Context, study fleet.Study) (int, error) {
-	resp, err := s.Data.Open(ctx, "/"+archive+"/studies/"+study.UID)
-	if err != nil {
-		return 0, err
-	}
-	defer resp.Body.Close()
-	_, params, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	if err != nil {
-		return 0, fmt.Errorf("content type of a retrieve: %w", err)
-	}
-	return countInstances(multipart.NewReader(resp.Body, params["boundary"]))
+	return s.Retrieve(ctx, archive, study)
 }
 
 func (s *sidecar) query(ctx context.Context, study fleet.Study) (int, error) {
-	raw, err := s.Data.Do(ctx, http.MethodGet, "/"+archive+"/studies?StudyInstanceUID="+study.UID, "", nil)
-	if err != nil {
-		return 0, err
-	}
-	var found []json.RawMessage
-	err = fleet.Decode("/studies", raw, &found)
-	return len(found), err
-}
-
-// countInstances reads a multipart answer and counts the whole instances in it.
-func countInstances(parts *multipart.Reader) (int, error) {
-	for n := 0; ; n++ {
-		part, err := parts.NextPart()
-		if err == io.EOF { //nolint:errorlint // a wrapped EOF means that the answer broke off
-			return n, nil
-		}
-		if err != nil {
-			return n, fmt.Errorf("retrieve: %w", err)
-		}
-		raw, err := io.ReadAll(part)
-		if err != nil {
-			return n, fmt.Errorf("retrieve: %w", err)
-		}
-		if _, err := idptest.ParseInstance(raw); err != nil {
-			return n, fmt.Errorf("retrieved instance: %w", err)
-		}
-	}
+	return s.Query(ctx, archive, study)
 }
