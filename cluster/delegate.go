@@ -27,8 +27,10 @@ const (
 	MaxState  = 64 << 10 // bytes of State
 	MaxGossip = 1024     // bytes of one broadcast: it must fit into a packet with others
 
-	maxState     = MaxState
-	retransmits  = 4    // times log10 of the members each is sent, as memberlist's own
+	maxState = MaxState
+	// retransmits times log10 of the members is how often a broadcast is sent.
+	// memberlist's own 4 misses a member of a small cluster once in a hundred.
+	retransmits  = 8
 	maxBroadcast = 1024 // broadcasts queued; beyond, those sent most often go
 )
 

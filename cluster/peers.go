@@ -79,23 +79,33 @@ const (
 	rejoinEvery = 10 * time.Second // +-30%
 	firstRejoin = 250 * time.Millisecond
 	resolveTime = 5 * time.Second
-	maxJoins    = 16  // at a time
-	maxTargets  = 256 // addresses tried in a round
-	maxLast     = 256 // last-known addresses kept
-	lastFor     = 24 * time.Hour
-	lastEager   = time.Hour       // then a sixth of the rounds try it
-	patience    = 5 * time.Second // of a fleet that starts together, before being alone is worth a warning
+	settleEvery = time.Second
+	// After joining, members of the peer list are asked again a few times: what
+	// gossip missed while a fleet starts would wait ten seconds for an exchange.
+	settleRounds = 3
+	settlePeers  = 3   // of them a round
+	maxJoins     = 16  // at a time
+	maxTargets   = 256 // addresses tried in a round
+	maxLast      = 256 // last-known addresses kept
+	lastFor      = 24 * time.Hour
+	lastEager    = time.Hour       // then a sixth of the rounds try it
+	patience     = 5 * time.Second // of a fleet that starts together, before being alone is worth a warning
 )
 
 // rejoin joins the peers that are no members, again and again: often until one
 // has answered, for nodes that start together, then every ten seconds.
 func (c *Cluster) rejoin() {
-	wait := firstRejoin
+	wait, again := firstRejoin, settleRounds
 	c.started = time.Now()
 	for {
 		c.checkAddr()
-		c.joinRound()
-		if c.hasJoined() {
+		joined := c.hasJoined()
+		c.joinRound(joined && again > 0)
+		switch {
+		case joined && again > 0:
+			again--
+			wait = settleEvery
+		case joined:
 			wait = rejoinEvery
 		}
 		if pause(c.ctx, jitter(wait)) != nil {
@@ -111,8 +121,8 @@ func jitter(d time.Duration) time.Duration {
 
 // joinRound resolves all peers, joins those that are no members, in parallel,
 // and logs when that goes otherwise than last time.
-func (c *Cluster) joinRound() {
-	targets, err := c.targets()
+func (c *Cluster) joinRound(again bool) {
+	targets, err := c.targets(again)
 	var (
 		wg    sync.WaitGroup
 		slots = make(chan struct{}, maxJoins)
@@ -124,6 +134,9 @@ func (c *Cluster) joinRound() {
 		wg.Go(func() {
 			defer func() { <-slots }()
 			defer recovered(c.log, "join")
+			if !again && c.knows(addr) {
+				return // another of this round has told us
+			}
 			if err := c.join(addr); err != nil {
 				mu.Lock()
 				errs = append(errs, err)
@@ -194,18 +207,33 @@ func brief(err error) string {
 	return first
 }
 
+// knows reports whether a member is at an address.
+func (c *Cluster) knows(addr netip.AddrPort) bool {
+	return slices.ContainsFunc(c.snap.Load().members, func(m Member) bool { return m.Addr == addr })
+}
+
 // targets returns where to join: the addresses of the peer list and the last
-// known ones of members that went, less members' and one's own.
-func (c *Cluster) targets() ([]netip.AddrPort, error) {
+// known ones of members that went, less members' and one's own. With again a few
+// members of the peer list are among them.
+func (c *Cluster) targets(again bool) ([]netip.AddrPort, error) {
 	seeds, err := c.resolve()
-	skip := c.ownAddrs()
+	rand.Shuffle(len(seeds), func(i, j int) { seeds[i], seeds[j] = seeds[j], seeds[i] })
+	own, members := c.ownAddrs(), make(map[netip.AddrPort]bool)
 	for _, m := range c.snap.Load().members {
-		skip[m.Addr] = true
+		members[m.Addr] = true
+	}
+	spare := 0
+	if again {
+		spare = settlePeers
 	}
 	var targets []netip.AddrPort
 	for _, a := range append(seeds, c.lastKnown()...) {
-		if !skip[a] && len(targets) < maxTargets {
-			skip[a] = true
+		if members[a] && !own[a] && spare > 0 {
+			spare--
+			members[a] = false
+		}
+		if !own[a] && !members[a] && len(targets) < maxTargets {
+			own[a] = true // once is enough
 			targets = append(targets, a)
 		}
 	}

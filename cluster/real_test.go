@@ -48,10 +48,7 @@ func realNode(t *testing.T, peers ...string) *Cluster {
 }
 
 func TestReal_ThreeNodesOnLoopbackJoinAskAndLeave(t *testing.T) {
-	// What memberlist leaves behind its Shutdown ends within its timeouts.
-	defer goleak.VerifyNone(t, goleak.IgnoreCurrent(), goleak.IgnoreAnyFunction("github.com/hashicorp/memberlist.(*Memberlist).probeNode"),
-		goleak.IgnoreAnyFunction("github.com/hashicorp/memberlist.(*Memberlist).triggerFunc"),
-		goleak.IgnoreAnyFunction("github.com/hashicorp/memberlist.(*Memberlist).pushPullTrigger"))
+	before := goleak.IgnoreCurrent()
 	first := realNode(t)
 	second := realNode(t, first.Addr().String())
 	third := realNode(t, fmt.Sprintf("localhost:%d", first.Addr().Port()), second.Addr().String())
@@ -69,6 +66,8 @@ func TestReal_ThreeNodesOnLoopbackJoinAskAndLeave(t *testing.T) {
 	if err := errors.Join(second.Close(t.Context()), first.Close(t.Context())); err != nil {
 		t.Error(err)
 	}
+	// What memberlist leaves behind its Shutdown ends within its timeouts.
+	eventually(t, func() error { return goleak.Find(before) })
 }
 
 func TestReal_PortInUseIsOneClearError(t *testing.T) {
