@@ -83,12 +83,16 @@ func TestFaults_RoundTripsOfASecondAreMeasuredAndServed(t *testing.T) {
 			if rtt := nodes[0].RTT(to.Self().ID); rtt < 900*time.Millisecond || rtt > 1200*time.Millisecond {
 				t.Errorf("round trip to %s: %v", to.Self().Name, rtt)
 			}
-			start := time.Now()
-			if err := ask(t.Context(), nodes[0], to, "x"); err != nil {
-				t.Error(err)
+			fastest := time.Hour // a ping may be using the connection just now
+			for range 3 {
+				start := time.Now()
+				if err := ask(t.Context(), nodes[0], to, "x"); err != nil {
+					t.Error(err)
+				}
+				fastest = min(fastest, time.Since(start))
 			}
-			if d := time.Since(start); d > 1100*time.Millisecond {
-				t.Errorf("a request took %v: its connection was not kept", d)
+			if fastest > 1100*time.Millisecond {
+				t.Errorf("a request took %v: no connection was kept", fastest)
 			}
 		}
 		if rtt := nodes[0].RTT("nobody"); rtt != 0 {
