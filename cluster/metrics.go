@@ -36,7 +36,7 @@ type metrics struct {
 }
 
 func newMetrics(members func() float64) *metrics {
-	const ns, sub = "dicomweb_oauth", "cluster"
+	const ns, sub = "orthanc_oauth", "cluster"
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: name, Help: help}, labels)
 	}

@@ -1,22 +1,28 @@
 package node
 
 import (
-	"io"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 )
 
-// locked lets a test read what other goroutines log.
-type locked struct {
-	mu sync.Mutex
-	w  io.Writer
+// logs keeps what goroutines log for a test to read.
+type logs struct {
+	mu   sync.Mutex
+	text strings.Builder
 }
 
-func (l *locked) Write(p []byte) (int, error) {
+func (l *logs) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.w.Write(p)
+	return l.text.Write(p)
+}
+
+func (l *logs) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 // eventually waits for a condition and fails with its last error.

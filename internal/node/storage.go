@@ -90,6 +90,7 @@ func (n *Node) newGossip() (*gossipStorage, error) {
 		PKI:           pkiOf(conf.TLS),
 		Profile:       conf.Profile,
 		AllowedCIDRs:  conf.AllowedCIDRs,
+		Replicas:      conf.Replicas,
 		Handler:       g,
 		Delegate:      g,
 		Log:           n.log,
