@@ -26,13 +26,17 @@ const (
 
 // Fill implements backend.Backend.
 func (r *Redis) Fill(ctx context.Context, key string, stale backend.Stamp, fill backend.FillFunc) (backend.Entry, error) {
+	e, failures, err := r.glance(ctx, key, stale)
+	if err != nil || !e.IsZero() {
+		return e, err
+	}
 	for range maxRounds {
 		if err := r.usable(ctx); err != nil {
 			return backend.Entry{}, err
 		}
 		e, err := r.flights.Do(ctx, key, func(ctx context.Context) (backend.Entry, error) {
 			f := flight{Redis: r, key: key, stale: stale, fill: fill, nonce: backend.NewID().String()}
-			return f.run(ctx)
+			return f.run(ctx, failures)
 		})
 		// A flight joined late may have started for an older stale.
 		if err != nil || e.Newer(stale) {
@@ -40,6 +44,34 @@ func (r *Redis) Fill(ctx context.Context, key string, stale backend.Stamp, fill 
 		}
 	}
 	return backend.Entry{}, fmt.Errorf("fill: nothing newer than generation %d after %d flights", stale.Gen, maxRounds)
+}
+
+// glance is the short way of a caller who holds nothing: what others acquired is
+// most likely there, and then neither a flight nor a lock is needed. One caller a
+// key takes it at a time, so that a crowd costs one look; the others fly.
+// Failures is how many operations it leaves a flight less before Redis counts as
+// away.
+func (r *Redis) glance(ctx context.Context, key string, stale backend.Stamp) (e backend.Entry, failures int, err error) {
+	if err := r.usable(ctx); err != nil {
+		return backend.Entry{}, 0, err
+	}
+	if !stale.IsZero() {
+		return backend.Entry{}, 0, nil
+	}
+	if _, busy := r.glancing.LoadOrStore(key, struct{}{}); busy {
+		return backend.Entry{}, 0, nil
+	}
+	defer r.glancing.Delete(key)
+	v, err := r.peek(ctx, key)
+	switch {
+	case ctx.Err() != nil:
+		return backend.Entry{}, 0, ctx.Err()
+	case err != nil:
+		return backend.Entry{}, 1, nil
+	case v.live:
+		return v.entry, 0, nil
+	}
+	return backend.Entry{}, 0, nil
 }
 
 // A flight is one node's way to an acquisition newer than stale.
@@ -52,8 +84,9 @@ type flight struct {
 }
 
 // run looks, competes for the lock, and waits while another node holds it.
-func (f *flight) run(ctx context.Context) (backend.Entry, error) {
-	began, failures, low := f.clock.Now(), 0, floor{stamp: f.stale}
+// Failures is how many operations have failed before it.
+func (f *flight) run(ctx context.Context, failures int) (backend.Entry, error) {
+	began, low := f.clock.Now(), floor{stamp: f.stale}
 	for {
 		wake := f.wakes.wait(f.key) // before the look, so that no message is missed
 		v, err := f.enter(ctx, f.key, low, f.askLock())

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,7 +31,7 @@ func TestFleet_TenNodesOfTwoHundredCallersOneAcquisition(t *testing.T) {
 				if _, err := m.Fill(t.Context(), key, backend.Stamp{}, p.fill); err != nil {
 					failed.Add(1)
 				}
-				slowest.Store(int64(time.Since(began))) // the last one to write is the slowest
+				atLeast(&slowest, int64(time.Since(began)))
 			})
 		}
 	}
@@ -40,6 +41,15 @@ func TestFleet_TenNodesOfTwoHundredCallersOneAcquisition(t *testing.T) {
 		t.Fatalf("%d callers failed", n)
 	}
 	p.asked(t, 1)
+}
+
+func atLeast(a *atomic.Int64, n int64) {
+	for {
+		old := a.Load()
+		if old >= n || a.CompareAndSwap(old, n) {
+			return
+		}
+	}
 }
 
 func TestFleet_SlowProviderIsToldFromADeadHolder(t *testing.T) {
@@ -206,6 +216,21 @@ func TestForeignValue_IsAMissAndOverwritten(t *testing.T) {
 	}
 }
 
+// What PTTL says may be about the value before, which lived longer.
+func TestGet_NoLongerThanTheLifeInTheHeader(t *testing.T) {
+	s := redistest.Start(t)
+	s.Do("SET", valueKey(), "oo1 0000000000000007 "+strings.Repeat("ab", 16)+" px=60000\nsealed", "PX", "3600000")
+	m := member(t, on(s))
+	for _, get := range []func() (backend.Entry, error){
+		func() (backend.Entry, error) { return m.Get(t.Context(), key) },
+		func() (backend.Entry, error) { return m.Fill(t.Context(), key, backend.Stamp{}, nil) },
+	} {
+		if e, err := get(); err != nil || e.TTL > time.Minute {
+			t.Errorf("%v left (%v), want less than the minute it was stored for", e.TTL, err)
+		}
+	}
+}
+
 func TestMixedVersions_UnknownHeaderFieldsAreIgnored(t *testing.T) {
 	s := redistest.Start(t)
 	id := strings.Repeat("ab", 16)
@@ -230,7 +255,9 @@ func TestValue_IsStoredAsSealed(t *testing.T) {
 	e := must(t, member(t, on(s)), backend.Stamp{}, (&idp{}).fill)
 	raw := s.Do("GET", valueKey())
 	header, sealed, _ := strings.Cut(raw, "\n")
-	if header != fmt.Sprintf("oo1 %016x %s", e.Gen, e.ID) || !bytes.Equal([]byte(sealed), e.Value) {
+	stamp, px, _ := strings.Cut(header, " px=")
+	ms, err := strconv.Atoi(px)
+	if stamp != fmt.Sprintf("oo1 %016x %s", e.Gen, e.ID) || err != nil || ms > int(life.Milliseconds()) || !bytes.Equal([]byte(sealed), e.Value) {
 		t.Fatalf("redis holds %q", raw)
 	}
 }

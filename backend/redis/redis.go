@@ -47,6 +47,9 @@ type Redis struct {
 	local   *backend.Store // all that this node has seen: what Redis loses, it can give back
 	flights *backend.Flights
 	wakes   *wakes
+	peeker  func(ctx context.Context, name string) (raw string, left time.Duration, err error)
+
+	glancing sync.Map // keys that a caller looks up outside of a flight
 
 	life   context.Context
 	end    context.CancelFunc
@@ -85,7 +88,7 @@ func New(cfg Config) (*Redis, error) {
 
 func assemble(cfg Config, client goredis.UniversalClient, health *health) *Redis {
 	life, end := context.WithCancel(context.Background())
-	return &Redis{
+	r := &Redis{
 		prefix:  cfg.Prefix,
 		timeout: max(first(cfg.Options.ReadTimeout, defaultTimeout), first(cfg.Options.DialTimeout, defaultTimeout)),
 		client:  client,
@@ -99,6 +102,11 @@ func assemble(cfg Config, client goredis.UniversalClient, health *health) *Redis
 		life:    life,
 		end:     end,
 	}
+	r.peeker = r.peekPipelined
+	if cfg.Options.Mode == ModeCluster {
+		r.peeker = r.peekScripted
+	}
+	return r
 }
 
 // State reports how Redis is: whether it works, else why not, and for how long
@@ -144,7 +152,7 @@ func (r *Redis) Get(ctx context.Context, key string) (backend.Entry, error) {
 	if err := r.usable(ctx); err != nil {
 		return backend.Entry{}, err
 	}
-	v, err := r.look(ctx, key)
+	v, err := r.peek(ctx, key)
 	switch {
 	case ctx.Err() != nil:
 		return backend.Entry{}, ctx.Err()

@@ -149,7 +149,7 @@ func (r *Redis) buryAll(ctx context.Context, server goredis.Cmdable, found []str
 		var header string
 		err := r.do(ctx, key, func(ctx context.Context) (err error) {
 			header, err = server.GetRange(ctx, name, 0, maxHeader).Result()
-			if goredis.HasErrorPrefix(err, "WRONGTYPE") {
+			if goredis.HasErrorPrefix(err, wrongType) {
 				err = nil
 			}
 			return err

@@ -46,9 +46,15 @@ if ARGV[2] ~= '' and not newer then
 end
 return {value, pttl, refusal, rttl, lock, denial, now}`)
 
+// peek reads a value and what is left of it.
+//
+// KEYS value; ARGV last byte. Returns value, pttl.
+var peek = goredis.NewScript(`return {redis.call('GETRANGE', KEYS[1], 0, ARGV[1]), redis.call('PTTL', KEYS[1])}`)
+
 // store keeps a value if its stamp is newer than the one held, or if what is
 // held is no value of ours or begins with what the caller judged foreign; it
-// ends the backoff and gives up the lock if that is still ours.
+// ends the backoff and gives up the lock if that is still ours. It writes the
+// life that it gives the value into the value's header: see peekPipelined.
 //
 // KEYS value backoff lock; ARGV nonce value px pxat judged channel key.
 // Returns 1 when stored.
@@ -61,7 +67,8 @@ if type(n) == 'number' and n <= 131072 then held = redis.call('GET', KEYS[1]) en
 local stored = 0
 if px > 0 and (not held or string.sub(held, 1, 4) ~= 'oo1 ' or ARGV[5] ~= '' and string.sub(held, 1, string.len(ARGV[5])) == ARGV[5]
     or string.sub(ARGV[2], 5, 53) > string.sub(held, 5, 53)) then
-  redis.call('SET', KEYS[1], ARGV[2], 'PX', px)
+  local life = string.format(' px=%d', px)
+  redis.call('SET', KEYS[1], string.sub(ARGV[2], 1, 53) .. life .. string.sub(ARGV[2], 54), 'PX', px)
   redis.call('DEL', KEYS[2])
   stored = 1
 end

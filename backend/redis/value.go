@@ -6,13 +6,17 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"orthanc-oauth/backend"
 )
 
 // The encoding of a value, version 1:
 //
-//	"oo1 " gen " " id [" " field]... "\n" sealed
+//	"oo1 " gen " " id [" px=" life] [" " field]... "\n" sealed
+//
+// Life is what Redis gave the value when it was stored, in milliseconds: the
+// script that stores fills it in.
 //
 // gen is 16 and id 32 lower-case hex digits, so the scripts compare stamps as
 // the strings they are, at fixed places, whatever the server's locale. Later
@@ -62,6 +66,22 @@ func decode(raw []byte) (backend.Entry, error) {
 		return backend.Entry{}, fmt.Errorf("%w: %d sealed bytes", errForeign, len(raw)-end-1)
 	}
 	return backend.Entry{Stamp: stamp, Value: raw[end+1:], From: backend.FromRedis}, nil
+}
+
+// lifeOf returns the life that a value was stored with, or 0 where it does not
+// say.
+func lifeOf(raw string) time.Duration {
+	header, _, _ := strings.Cut(raw[:min(len(raw), maxHeader)], "\n")
+	if len(header) < stampAt+stampLen {
+		return 0
+	}
+	digits, ok := strings.CutPrefix(header[stampAt+stampLen:], " px=")
+	digits, _, _ = strings.Cut(digits, " ")
+	ms, err := strconv.ParseUint(digits, 10, 63)
+	if !ok || err != nil || ms > uint64(backend.MaxTTL.Milliseconds()) {
+		return 0
+	}
+	return time.Duration(ms) * time.Millisecond
 }
 
 // stampText is how a stamp stands in a value and in the scripts' arguments.

@@ -37,6 +37,26 @@ func TestValue_TextOrdersAsStamps(t *testing.T) {
 	}
 }
 
+func TestValue_LifeIsReadFromTheHeaderOnly(t *testing.T) {
+	stamp := magic + stampText(backend.Stamp{Gen: 1, ID: backend.ID{1}})
+	for raw, want := range map[string]time.Duration{
+		stamp + " px=1500\nsealed":         1500 * time.Millisecond,
+		stamp + " px=1500 later=1\nsealed": 1500 * time.Millisecond,
+		stamp + "\nsealed px=1500":         0,
+		stamp + "\n px=1500\n":             0,
+		stamp + " later=1 px=1500\n":       0,
+		stamp + " px=\n":                   0,
+		stamp + " px=-1\n":                 0,
+		stamp + " px=86400001\n":           0,
+		magic + " px=1500\n":               0,
+		"":                                 0,
+	} {
+		if got := lifeOf(raw); got != want {
+			t.Errorf("%q: %v, want %v", raw, got, want)
+		}
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	good := encode(backend.Entry{Stamp: backend.Stamp{Gen: 7, ID: backend.ID{1}}, Value: []byte("x")})
 	f.Add(good)
