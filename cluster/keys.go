@@ -46,6 +46,16 @@ type PKI struct {
 // Fingerprint names a secret of the ring without telling anything of it.
 type Fingerprint [4]byte
 
+// FingerprintOf returns the fingerprint of a secret in the cluster of that name,
+// as Status shows it.
+func FingerprintOf(secret []byte, clusterName string) (Fingerprint, error) {
+	print, err := derive(secret, "fingerprint", clusterName, len(Fingerprint{}))
+	if err != nil {
+		return Fingerprint{}, err
+	}
+	return Fingerprint(print), nil
+}
+
 // String returns the fingerprint as eight hexadecimal digits.
 func (f Fingerprint) String() string { return hex.EncodeToString(f[:]) }
 
@@ -107,12 +117,12 @@ func (s *security) addPacketKey(secret []byte, clusterName string) error {
 	if err != nil {
 		return fmt.Errorf("packet cipher: %w", err)
 	}
-	print, err := derive(secret, "fingerprint", clusterName, len(Fingerprint{}))
+	print, err := FingerprintOf(secret, clusterName)
 	if err != nil {
 		return err
 	}
 	s.open = append(s.open, aead)
-	s.fingerprints = append(s.fingerprints, Fingerprint(print))
+	s.fingerprints = append(s.fingerprints, print)
 	return nil
 }
 

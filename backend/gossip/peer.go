@@ -66,7 +66,8 @@ type reply struct {
 // call sends one request to a peer and reads the answer within timeout.
 func (g *Gossip) call(ctx context.Context, m cluster.Member, op string, header http.Header, body []byte, timeout time.Duration) (reply, error) {
 	p := g.peers.Load()
-	if p == nil {
+	version, common := versionFor(m)
+	if p == nil || !common {
 		return reply{}, errNextNode
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -76,7 +77,7 @@ func (g *Gossip) call(ctx context.Context, m cluster.Member, op string, header h
 		return reply{}, fmt.Errorf("request %s: %w", op, err)
 	}
 	req.Header = header
-	req.Header.Set(hVersion, strconv.Itoa(Version))
+	req.Header.Set(hVersion, strconv.Itoa(version))
 	req.Header["Idempotency-Key"] = nil // lets net/http repeat the request on a kept connection that died
 	started := g.cfg.Clock.Now()
 	res, err := (*p).Do(req, m)

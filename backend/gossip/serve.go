@@ -59,8 +59,8 @@ func (g *Gossip) accept(from cluster.Member, r *http.Request) (request, answer) 
 	if g.leaving.Load() {
 		return req, answerLeaving
 	}
-	if !isKey(req.key) {
-		return req, answerUnknown
+	if !isKey(req.key) || !speaks(r.Header.Get(hVersion)) {
+		return req, answerUnknown // the next node may understand it
 	}
 	fill, ok := g.cfg.Resolve(req.key)
 	if !ok {

@@ -10,10 +10,28 @@ import (
 	"time"
 
 	"orthanc-oauth/backend"
+	"orthanc-oauth/cluster"
 )
 
-// Version is the protocol version that this code speaks. Every request names it.
-const Version = 1
+// MinVersion and Version are the protocol versions that this code speaks. Every
+// request names one: the highest that both ends understand.
+const (
+	MinVersion = 1
+	Version    = 1
+)
+
+// versionFor returns the version to speak with a peer, and false where the two
+// have none in common.
+func versionFor(m cluster.Member) (int, bool) {
+	v := min(Version, int(m.Meta.ProtocolMax))
+	return v, v >= MinVersion && v >= int(m.Meta.ProtocolMin)
+}
+
+// speaks reports whether this code understands a request's version.
+func speaks(header string) bool {
+	v, err := strconv.Atoi(header)
+	return err == nil && v >= MinVersion && v <= Version
+}
 
 // The operations a peer can ask for. Each is a POST to the path of its name.
 const (

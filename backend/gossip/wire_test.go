@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"orthanc-oauth/backend"
+	"orthanc-oauth/cluster"
 )
 
 func TestWire_EntryAndRefusalComeBackAsSent(t *testing.T) {
@@ -132,4 +133,27 @@ func FuzzMessageFields(f *testing.F) {
 			t.Fatalf("accepted %d ids", len(rs))
 		}
 	})
+}
+
+func TestVersion_HighestInCommon(t *testing.T) {
+	for _, c := range []struct {
+		low, high uint8
+		want      int
+		ok        bool
+	}{
+		{1, 1, 1, true},
+		{1, 9, 1, true}, // a newer peer that still speaks ours
+		{2, 3, 1, false},
+		{0, 0, 0, false},
+	} {
+		v, ok := versionFor(cluster.Member{Meta: cluster.Meta{ProtocolMin: c.low, ProtocolMax: c.high}})
+		if ok != c.ok || ok && v != c.want {
+			t.Errorf("peer of %d to %d: speak %d, %v", c.low, c.high, v, ok)
+		}
+	}
+	for header, want := range map[string]bool{"1": true, "2": false, "0": false, "": false, "x": false} {
+		if speaks(header) != want {
+			t.Errorf("version %q: understood %v", header, !want)
+		}
+	}
 }

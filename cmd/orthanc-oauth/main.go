@@ -97,6 +97,7 @@ func commands() []*cobra.Command {
 		newCheckCommand(),
 		newSchemaCommand(),
 		newKeygenCommand(),
+		newKeyringCommand(),
 		newServeCommand(),
 		newHashPasswordCommand(),
 		newStatusCommand(),
