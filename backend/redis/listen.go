@@ -29,6 +29,9 @@ const (
 func (r *Redis) startListening() {
 	r.background("listen", r.listenForEver)
 	r.background("recover", r.recoverForEver)
+	if r.keeper != nil {
+		r.background("credentials", r.keepCredentials)
+	}
 }
 
 // recoverForEver notices the end of an outage, which nothing else would while

@@ -40,9 +40,9 @@ type Options struct {
 	DB       int
 	Username string
 	Password Secret
-	// Credentials, when set, is asked for user and password at every new
-	// connection: for passwords that live shortly or stand in a file.
-	Credentials func(ctx context.Context) (username, password string, err error)
+	// Credentials, when set, takes the place of Username and Password.
+	Credentials      Credentials
+	CredentialsEvery time.Duration // how often it is asked again; default 10 s
 
 	SSL                       bool
 	CAFile, CertFile, KeyFile string // PEM; read again at every new connection
@@ -137,35 +137,40 @@ func (o Options) check() error {
 	return nil
 }
 
-// client returns a client of o's deployment; nothing is dialled yet.
-func (o Options) client() (goredis.UniversalClient, error) {
+// client returns a client of o's deployment, and what keeps it authenticated
+// where credentials can change; nothing is dialled yet.
+func (o Options) client() (goredis.UniversalClient, *keeper, error) {
 	o, err := o.resolved()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	u := o.universal()
+	var k *keeper
+	if o.Credentials != nil {
+		k = newKeeper(o)
+		u.StreamingCredentialsProvider = k
+	}
 	switch o.Mode {
 	case ModeSentinel:
-		return goredis.NewFailoverClient(u.Failover()), nil
+		return goredis.NewFailoverClient(u.Failover()), k, nil
 	case ModeCluster:
-		return goredis.NewClusterClient(u.Cluster()), nil
+		return goredis.NewClusterClient(u.Cluster()), k, nil
 	default:
-		return goredis.NewClient(u.Simple()), nil
+		return goredis.NewClient(u.Simple()), k, nil
 	}
 }
 
 // universal is the one table from our options to the library's.
 func (o Options) universal() *goredis.UniversalOptions {
 	return &goredis.UniversalOptions{
-		Addrs:                      o.Addrs,
-		DB:                         o.DB,
-		Username:                   o.Username,
-		Password:                   string(o.Password),
-		CredentialsProviderContext: o.Credentials,
-		MasterName:                 o.MasterName,
-		SentinelUsername:           o.SentinelUsername,
-		SentinelPassword:           string(o.SentinelPassword),
-		Dialer:                     o.dial,
+		Addrs:            o.Addrs,
+		DB:               o.DB,
+		Username:         o.Username,
+		Password:         string(o.Password),
+		MasterName:       o.MasterName,
+		SentinelUsername: o.SentinelUsername,
+		SentinelPassword: string(o.SentinelPassword),
+		Dialer:           o.dial,
 
 		// What restricted ACL users may not send: HELLO 3, CLIENT SETINFO,
 		// CLIENT MAINT_NOTIFICATIONS.

@@ -43,6 +43,7 @@ type Redis struct {
 	clock   *backend.Clock
 	log     *slog.Logger
 	health  *health
+	keeper  *keeper // nil where credentials never change
 	revoked func(key string, id backend.ID)
 	local   *backend.Store // all that this node has seen: what Redis loses, it can give back
 	flights *backend.Flights
@@ -79,11 +80,13 @@ func New(cfg Config) (*Redis, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := cfg.Options.client()
+	client, keeper, err := cfg.Options.client()
 	if err != nil {
 		return nil, err
 	}
-	return assemble(cfg, client, health), nil
+	r := assemble(cfg, client, health)
+	r.keeper = keeper
+	return r, nil
 }
 
 func assemble(cfg Config, client goredis.UniversalClient, health *health) *Redis {

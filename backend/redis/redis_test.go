@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"testing"
 	"time"
 
@@ -17,6 +18,9 @@ import (
 
 func TestMain(m *testing.M) {
 	redis.RedirectDriverLog(slog.New(slog.DiscardHandler))
+	if status, isMember := memberMain(); isMember {
+		os.Exit(status)
+	}
 	goleak.VerifyTestMain(m)
 }
 

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -86,6 +87,50 @@ func TestShape_CredentialsAreAskedForAtEachConnection(t *testing.T) {
 	write(t, password, "second")
 	s.Do("CLIENT", "KILL", "USER", "oauth")
 	everything(t, m)
+}
+
+// The password changes in its file; the server says so at no connection that is
+// open, so the connections themselves must have authenticated again.
+func TestShape_LiveConnectionsAuthenticateAgain(t *testing.T) {
+	s := redistest.Start(t)
+	s.Do("ACL", "SETUSER", "first", "on", ">canary", "~*", "&*", "+@all")
+	s.Do("ACL", "SETUSER", "second", "on", ">canary", "~*", "&*", "+@all")
+	user := filepath.Join(t.TempDir(), "user")
+	write(t, user, "first")
+	cfg := on(s)
+	cfg.Options.CredentialsEvery = 20 * time.Millisecond
+	cfg.Options.Credentials = func(context.Context) (string, string, error) {
+		b, err := os.ReadFile(user)
+		return string(b), "canary", err
+	}
+	m := member(t, cfg)
+	must(t, m, backend.Stamp{}, (&idp{}).fill)
+	before := connectionsOf(s, "first")
+	if len(before) == 0 {
+		t.Fatal("no connection")
+	}
+	write(t, user, "second")
+	// One pooled connection at least is used from here on; it must be an old one.
+	eventually(t, func() error {
+		must(t, m, backend.Stamp{}, (&idp{}).fill)
+		for id := range connectionsOf(s, "second") {
+			if before[id] {
+				return nil
+			}
+		}
+		return errors.New(s.Do("CLIENT", "LIST"))
+	})
+}
+
+// connectionsOf returns the ids of a user's connections.
+func connectionsOf(s *redistest.Server, user string) map[string]bool {
+	ids := make(map[string]bool)
+	for line := range strings.Lines(s.Do("CLIENT", "LIST")) {
+		if id, _, ok := strings.Cut(line, " "); ok && strings.Contains(line, " user="+user+" ") {
+			ids[id] = true
+		}
+	}
+	return ids
 }
 
 func write(t *testing.T, path, text string) {
