@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -64,7 +66,17 @@ type node struct {
 	cluster *cluster.Cluster
 	gossip  *Gossip
 	fill    backend.FillFunc
+	handler atomic.Pointer[http.Handler]
 	dead    bool
+}
+
+// ServeHTTP passes a peer's request to the node, through whatever a test put
+// before it.
+func (n *node) ServeHTTP(w http.ResponseWriter, r *http.Request) { (*n.handler.Load()).ServeHTTP(w, r) }
+
+func (n *node) swap(wrap func(http.Handler) http.Handler) {
+	h := wrap(*n.handler.Load())
+	n.handler.Store(&h)
 }
 
 func (n *node) get(ctx context.Context, stale backend.Stamp) (backend.Entry, error) {
@@ -120,10 +132,12 @@ func (f *fleet) start() *node {
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	var h http.Handler = g
+	n.handler.Store(&h)
 	c, err := cluster.New(cluster.Config{
 		Name: fmt.Sprintf("node%d", i), BindAddr: addrOf(i), BindPort: 7946,
 		Peers: f.peers, ClusterName: "test", Secrets: [][]byte{testSecret},
-		Keys: []string{testKey}, Handler: g, Delegate: g, Log: log, Network: n.host,
+		Keys: []string{testKey}, Handler: n, Delegate: g, Log: log, Network: n.host,
 	})
 	if err != nil {
 		f.t.Fatal(err)
