@@ -23,7 +23,8 @@ folder of files, which are merged as Orthanc merges them.
 Standard output gets the effective configuration: canonical keys, defaults filled
 in, secrets redacted. Standard error gets every warning and every error, each
 with its key, its server, what was found and what is allowed. Secret files that
-the configuration names are read; nothing is sent anywhere.
+the configuration names are read; nothing is sent anywhere. Run it as the user
+that Orthanc runs as to see that this one can read them.
 
 ${VAR} is replaced from this shell's environment.
 
@@ -32,6 +33,9 @@ Exit code: 0 if right, warnings included; 1 if there are errors.`,
 
   # What Debian's Orthanc reads: all *.json files of a folder
   orthanc-oauth check /etc/orthanc
+
+  # Errors and warnings only
+  orthanc-oauth check /etc/orthanc > /dev/null
 
   # For a sidecar: its credentials and addresses are demanded as well
   orthanc-oauth check --sidecar sidecar.json
@@ -161,7 +165,7 @@ func writeJSON(w io.Writer, value any) error {
 func newSchemaCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "schema",
-		Short: "Print the JSON Schema of the section",
+		Short: "Print the JSON Schema of the configuration",
 		Long: `Schema prints the JSON Schema (draft 2020-12) of the DicomWeb.OAuth section, for
 editors that complete and check while one types. It knows canonical keys only;
 "check" accepts older spellings too.`,

@@ -22,11 +22,12 @@ func newDemoCommand() *cobra.Command {
 and shows the identity provider's own count of token requests: while instances
 join, while the leader is killed, while the token is renewed, and after the
 remote has revoked it. Every step is checked; the exit code is 0 only if
-everything shown was true.
+everything shown was true. It takes about half a minute.
 
 Without --orthanc the instances are sidecars of this program and the remote is a
-small DICOMweb server inside of it: no package and no root are needed. With
---orthanc they are real Orthancs of Debian's packages, which "make demo" installs.`,
+small DICOMweb server inside of it: no package and no root are needed, except
+that --backend redis wants a redis-server to start. With --orthanc they are real
+Orthancs of Debian's packages, which "make demo" installs.`,
 		Example: `  orthanc-oauth demo
   orthanc-oauth demo --backend memory
   make demo BACKEND=redis`,

@@ -21,7 +21,8 @@ func newKeygenCommand() *cobra.Command {
 		Short: "Make a key for Gossip.SecretKey or EncryptionKey",
 		Long: `Keygen prints 32 random bytes in base64: a value for Gossip.SecretKey or
 EncryptionKey, or the content of the file that SecretKeyFile or
-EncryptionKeyFile names. Every instance of a fleet gets the same one.
+EncryptionKeyFile names. Every instance of a fleet gets the same one. The user
+that Orthanc runs as must be able to read the file, and nobody else.
 
 To replace a cluster's key without a failed request, add the new one as the
 second line of SecretKeyFile everywhere, then make it the first line everywhere,

@@ -73,12 +73,21 @@ func newRootCommand() (root *cobra.Command, started *bool) {
 DICOMweb servers, and makes the fleet ask the identity provider once.
 
 It is usually a plugin inside of Orthanc. This program is the same thing as a
-sidecar, and the operator's commands.`,
+sidecar, and the operator's commands.
+
+Exit codes: 0 done, 1 what was asked for did not succeed, 2 the command line is
+not understood.`,
 		Example: `  # Is this configuration right, and what is in effect?
   orthanc-oauth check /etc/orthanc/orthanc.json
 
   # A secret for the gossip cluster
   orthanc-oauth keygen --output gossip.key
+
+  # How are the running instances?
+  orthanc-oauth status http://orthanc-1:8042 http://orthanc-2:8042
+
+  # See it work, with nothing installed
+  orthanc-oauth demo
 
   # Completion in this shell
   source <(orthanc-oauth completion bash)`,

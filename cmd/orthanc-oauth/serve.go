@@ -31,10 +31,11 @@ no default: UsersFile for the data path (see "orthanc-oauth hash-password"),
 AdminTokenFile for the admin routes.
 
 Client secrets, SecretKey, CA files, UsersFile and AdminTokenFile are read again
-when they change. SIGINT and SIGTERM end it within 3 seconds.`,
-		Example: `  orthanc-oauth check sidecar.json
+when they change. Relative file names start at the folder where serve is started.
+SIGINT and SIGTERM end it within 3 seconds. Logs go to standard error.`,
+		Example: `  orthanc-oauth check --sidecar sidecar.json
   orthanc-oauth serve sidecar.json
-  curl -u orthanc:PASSWORD http://127.0.0.1:8043/azure/studies?limit=1`,
+  curl -u orthanc:PASSWORD 'http://127.0.0.1:8043/azure/studies?limit=1'`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := signalled(cmd.Context())

@@ -34,6 +34,9 @@ address, or a sidecar's AdminListen; without one, ` + defaultInstance + `.
 
 An Orthanc with users wants --user and --password-file, a sidecar --token-file.
 
+TOKEN is "not asked for yet" until the first request to that server. SOURCE is
+where this instance got it: idp (it asked itself), peer, redis, or local.
+
 Exit code: 0 if every instance is healthy or degraded, 1 if one is unhealthy or
 does not answer.`,
 		Example: `  orthanc-oauth status

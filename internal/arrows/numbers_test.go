@@ -14,7 +14,8 @@ import (
 	"testing"
 )
 
-// bound is a row of the tables of bounds: | what | number unit | `folder.constant` |
+// bound is a row of the tables of bounds: what, number and unit, and the folder
+// and name of the constant.
 var bound = regexp.MustCompile("(?m)^\\| [^|]+ \\| ([0-9][0-9,.]*) ?([a-zA-Z]*) \\| `([a-z/]+)\\.([A-Za-z]+)` \\|$")
 
 // units are what the tables use; a duration is counted in nanoseconds.
