@@ -57,13 +57,13 @@ type holder struct {
 	key        string
 }
 
-// lives are the tokens' lifetimes: one that is renewed again and again during a
-// run, and one that hardly ever is.
-var lives = map[string]time.Duration{"short": time.Minute, "long": 20 * time.Minute}
+// lives are the tokens' lifetimes: some that are renewed again and again during
+// a run, and one that hardly ever is.
+var lives = map[string]time.Duration{"brief": 20 * time.Second, "short": time.Minute, "long": 20 * time.Minute}
 
 func newOutside(ctx context.Context, t *timeline, where place, conf *tls.Config, client idptest.Client) (*outside, error) {
 	o := &outside{
-		time: t, where: where, tls: conf, keys: []string{"short", "long"},
+		time: t, where: where, tls: conf, keys: []string{"brief", "short", "long"},
 		idps: map[string]*idptest.IdP{}, gates: map[string]*idptest.Gate{},
 		byToken: map[string]*grant{}, last: map[holder]string{},
 	}
@@ -127,6 +127,9 @@ func (o *outside) issued(g *grant, body []byte) {
 	if g.token == "" {
 		o.refusals = append(o.refusals, g.served)
 		return
+	}
+	if o.idps[g.key].State(g.token) == idptest.Revoked {
+		g.revoked = g.served // revoked between the grant and this line
 	}
 	o.grants = append(o.grants, g)
 	o.byToken[g.token] = g

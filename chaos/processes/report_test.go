@@ -1,0 +1,153 @@
+package processes
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// shown bounds how many of each complaint are printed.
+const shown = 20
+
+// report judges the run and prints the tables.
+func (r *runner) report() {
+	r.t.Helper()
+	for _, err := range r.storm.errs {
+		r.t.Error(err)
+	}
+	j := &judge{time: r.w.time, out: r.w.out, faults: r.storm.faults}
+	r.reportFaults()
+	r.reportGets(j)
+	r.reportAcquisitions(j)
+	r.reportTokens()
+}
+
+func (r *runner) table(rows func(w *tabwriter.Writer)) {
+	r.t.Helper()
+	var text strings.Builder
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	rows(w)
+	_ = w.Flush() // to memory
+	r.t.Log("\n" + text.String())
+}
+
+func (r *runner) reportFaults() {
+	r.t.Helper()
+	kinds := map[string]int{}
+	for _, f := range r.storm.faults {
+		kinds[f.kind]++
+	}
+	minutes := r.w.time.now().Minutes()
+	r.table(func(w *tabwriter.Writer) {
+		for _, k := range slices.Sorted(maps.Keys(kinds)) {
+			fmt.Fprintf(w, "%s\t%d\n", k, kinds[k])
+		}
+		fmt.Fprintf(w, "faults\t%d in %.1f min, %.1f a minute\n", len(r.storm.faults), minutes, float64(len(r.storm.faults))/minutes)
+		if len(r.waits) > 0 {
+			fmt.Fprintf(w, "one ring, one entry again after\t%v at most\n", slices.Max(r.waits).Round(time.Millisecond))
+		}
+	})
+}
+
+func (r *runner) reportGets(j *judge) {
+	r.t.Helper()
+	verdicts := map[verdict]int{}
+	var slowest, slowestCalm op
+	for _, o := range r.load.odd {
+		v := j.get(o)
+		verdicts[v]++
+		if v == broken || v == slow {
+			if verdicts[v] <= shown {
+				r.t.Errorf("%s: node %d, %q (data path: %v), from %v to %v: %s%s", v, o.node, o.key, o.data, o.begun, o.over, o.failed, r.nearby(o))
+			}
+		}
+		if v == recovering && verdicts[v] <= shown {
+			r.t.Logf("%s: node %d, %q (data path: %v), from %v to %v: %s", v, o.node, o.key, o.data, o.begun, o.over, o.failed)
+		}
+		if o.failed == "" && v != excused && v != unreached && o.took() > slowest.took() {
+			slowest = o
+		}
+		if calm := j.time.at(o.begun).calm() && j.time.at(o.over).calm(); o.failed == "" && calm && o.took() > slowestCalm.took() {
+			slowestCalm = o
+		}
+	}
+	r.table(func(w *tabwriter.Writer) {
+		fmt.Fprintf(w, "gets\t%d\n", r.load.gets)
+		for _, v := range []verdict{broken, slow, recovering, unlendable, unreached, excused} {
+			fmt.Fprintf(w, "  %s\t%d\n", v, verdicts[v])
+		}
+		fmt.Fprintf(w, "slowest get that succeeded\t%v (node %d at %v)\n", slowest.took().Round(time.Millisecond), slowest.node, slowest.begun.Round(time.Millisecond))
+		fmt.Fprintf(w, "slowest with no fault about\t%v (node %d at %v)\n", slowestCalm.took().Round(time.Millisecond), slowestCalm.node, slowestCalm.begun.Round(time.Millisecond))
+	})
+}
+
+// nearby names the faults around a get.
+func (r *runner) nearby(o op) string {
+	var out strings.Builder
+	for _, f := range r.storm.faults {
+		if f.begun <= o.over && o.begun <= f.end+faultTail {
+			fmt.Fprintf(&out, "\n\t%s: %v to %v", f.what, f.begun.Round(time.Millisecond), f.end.Round(time.Millisecond))
+		}
+	}
+	return out.String()
+}
+
+func (r *runner) reportAcquisitions(j *judge) {
+	r.t.Helper()
+	if !r.w.net.real {
+		r.t.Logf("%d acquisitions; which node asked is not known on loopback", len(r.w.out.grants))
+		return
+	}
+	extras := j.extras()
+	quiet, most := 0, 0
+	for _, e := range extras {
+		r.t.Logf("extra: %v", e)
+		if e.fault == nil {
+			quiet++
+		}
+	}
+	for _, f := range r.storm.faults {
+		for _, n := range f.extras {
+			most = max(most, n)
+		}
+	}
+	mean := float64(len(extras)) / float64(max(len(r.storm.faults), 1))
+	r.table(func(w *tabwriter.Writer) {
+		fmt.Fprintf(w, "token requests, acquisitions\t%d, %d\n", r.w.out.asked, len(r.w.out.grants))
+		fmt.Fprintf(w, "extra acquisitions\t%d\n", len(extras))
+		fmt.Fprintf(w, "  in quiet\t%d\n", quiet)
+		fmt.Fprintf(w, "  per fault, mean\t%.3f\n", mean)
+		fmt.Fprintf(w, "  per fault and component, most\t%d\n", most)
+	})
+	if quiet > 0 || most > maxExtra || mean > meanExtra {
+		r.t.Errorf("extra acquisitions: %d in quiet, %.3f per fault, %d at most; allowed are 0, %v, %d", quiet, mean, most, meanExtra, maxExtra)
+	}
+}
+
+// reportTokens is Unexpired, Revoked and Secret.
+func (r *runner) reportTokens() {
+	r.t.Helper()
+	for key, gate := range r.w.out.gates {
+		if c := gate.Counts(); c.Expired > 0 || c.Unknown > 0 || c.Missing > 0 {
+			r.t.Errorf("%s: the archive saw %d expired, %d unknown and %d missing tokens", key, c.Expired, c.Unknown, c.Missing)
+		}
+	}
+	for _, what := range r.w.out.regressed {
+		r.t.Error(what)
+	}
+	secrets := []string{r.w.client.Secrets[0], r.w.gossipKey, userWord, adminWord}
+	for _, g := range r.w.out.grants {
+		secrets = append(secrets, g.token)
+	}
+	for _, p := range r.w.fleet.Processes() {
+		text := p.Log(8 << 20)
+		for _, s := range secrets {
+			if strings.Contains(text, s) {
+				r.t.Errorf("the log of %s holds a secret: %.12s...", p.Name, s)
+			}
+		}
+	}
+}

@@ -1,0 +1,210 @@
+package processes
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"orthanc-oauth/internal/fleet"
+	"orthanc-oauth/internal/idptest"
+)
+
+// world is a network with a fleet of nodes and what lies outside of it.
+type world struct {
+	ctx    context.Context //nolint:containedctx // the run's: nodes outlive the fault that started them
+	net    *network
+	time   *timeline
+	fleet  *fleet.Fleet
+	out    *outside
+	nodes  []*node
+	ports  ports
+	client idptest.Client
+
+	gossipKey                                string
+	secretFile, caFile, usersFile, tokenFile string
+}
+
+func newWorld(ctx context.Context, network *network, keep bool) (w *world, err error) {
+	w = &world{
+		ctx: ctx, net: network, time: newTimeline(len(network.nodes)), gossipKey: randomKey(),
+		client: idptest.Client{ID: "radiology", Secrets: []string{"canary-client-" + rand.Text()}},
+		ports:  ports{gossip: 7946, data: 8043, admin: 8044},
+	}
+	if w.fleet, err = fleet.New(ctx, fleet.Options{Keep: keep}); err != nil {
+		return nil, err
+	}
+	if !network.real {
+		for _, port := range []*int{&w.ports.gossip, &w.ports.data, &w.ports.admin} {
+			if *port, err = w.fleet.Port(); err != nil {
+				return w, err
+			}
+		}
+	}
+	ca, err := idptest.NewCA()
+	if err != nil {
+		return w, err
+	}
+	conf, err := ca.Server(network.hub.addr)
+	if err != nil {
+		return w, err
+	}
+	if w.out, err = newOutside(ctx, w.time, network.hub, conf, w.client); err != nil {
+		return w, err
+	}
+	if err := w.files(ca); err != nil {
+		return w, err
+	}
+	for i := range network.nodes {
+		n, err := newNode(i, w)
+		if err != nil {
+			return w, err
+		}
+		w.nodes = append(w.nodes, n)
+	}
+	return w, each(w.nodes, func(n *node) error { return n.start(ctx) })
+}
+
+func (w *world) files(ca *idptest.CA) error {
+	users, err := usersLine()
+	for _, f := range []struct {
+		path    *string
+		name    string
+		content string
+	}{
+		{&w.secretFile, "client-secret", w.client.Secrets[0]},
+		{&w.caFile, "ca.pem", string(ca.PEM())},
+		{&w.usersFile, "users", users},
+		{&w.tokenFile, "admin-token", adminWord + "\n"},
+	} {
+		if err == nil {
+			*f.path, err = w.fleet.WriteFile(f.name, []byte(f.content))
+		}
+	}
+	return err
+}
+
+func (w *world) close() {
+	for _, n := range w.nodes {
+		n.client.CloseIdleConnections()
+	}
+	if w.fleet != nil {
+		w.fleet.Close()
+	}
+	if w.out != nil {
+		w.out.close()
+	}
+}
+
+// converged returns an error unless all nodes see one ring and use one token.
+func (w *world) converged(ctx context.Context) error {
+	var mu sync.Mutex
+	orders := map[string][]int{}
+	err := each(w.nodes, func(n *node) error {
+		order, err := n.sees(ctx, len(w.nodes))
+		mu.Lock()
+		defer mu.Unlock()
+		orders[order] = append(orders[order], n.number)
+		return err
+	})
+	switch {
+	case err != nil:
+		return err
+	case len(orders) != 1:
+		return fmt.Errorf("the ring has %d shapes: %v", len(orders), orders)
+	}
+	return w.out.agreed(w.time.current())
+}
+
+// each calls f for all nodes at once.
+func each(nodes []*node, f func(n *node) error) error {
+	errs := make([]error, len(nodes))
+	var all sync.WaitGroup
+	for i, n := range nodes {
+		all.Go(func() { errs[i] = f(n) })
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// errBusy is for a fault whose target another fault holds; it is not counted.
+var errBusy = errors.New("nothing left to do this to")
+
+const (
+	// stormLength is when the last fault of a storm begins.
+	stormLength = 30 * time.Second
+	// stormFaults is how many there are in one: with the calm after it more than
+	// twelve a minute.
+	stormFaults = 20
+)
+
+// storm injects faults.
+type storm struct {
+	w      *world
+	faults []*fault
+	mu     sync.Mutex // of faults
+	errs   []error
+
+	links  sync.Mutex // of the rules and cables
+	downs  map[string]int
+	losses map[int]int
+	ending map[[2]int]int
+
+	idp     sync.Mutex
+	idpBook sync.Mutex
+	revoked map[string]time.Duration
+}
+
+func newStorm(w *world) *storm {
+	return &storm{w: w, downs: map[string]int{}, losses: map[int]int{}, ending: map[[2]int]int{}, revoked: map[string]time.Duration{}}
+}
+
+// rage injects the planned faults, each at its time, and returns when the last
+// one has ended.
+func (s *storm) rage(ctx context.Context, plans []plan) {
+	var all sync.WaitGroup
+	for _, p := range plans {
+		all.Go(func() {
+			pause(ctx, p.after)
+			if ctx.Err() == nil {
+				s.inject(ctx, p)
+			}
+		})
+	}
+	all.Wait()
+}
+
+func (s *storm) inject(ctx context.Context, p plan) {
+	f := &fault{kind: p.kind.name, what: p.String(), begun: s.w.time.now(), extras: map[int]int{}}
+	err := p.kind.inject(s, ctx, p)
+	f.end = s.w.time.now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case errors.Is(err, errBusy):
+	case err != nil:
+		s.errs = append(s.errs, fmt.Errorf("%s: %w", p, err))
+	default:
+		s.faults = append(s.faults, f)
+	}
+}
+
+// last is when the last fault ended.
+func (s *storm) last() (end time.Duration) {
+	for _, f := range s.faults {
+		end = max(end, f.end)
+	}
+	return end
+}
+
+func randomKey() string {
+	var b [32]byte
+	rand.Read(b[:])
+	return base64.StdEncoding.EncodeToString(b[:])
+}
+
+func requireReal() bool { return os.Getenv(requireVar) != "" }
