@@ -223,6 +223,11 @@ func (g *Gossip) Gossip(msg []byte) {
 	}
 }
 
+// digestAge is how old a digest may be when it arrives: it waits in a queue and is
+// sent several times. A backoff that every hop made longer would go round a fleet
+// and outlive what the provider asked for.
+const digestAge = 2 * time.Second
+
 // heed takes one record in. What is news is passed on: memberlist sends a
 // broadcast a few times and to nodes at random, so an originator alone reaches
 // most of a fleet and not all of it.
@@ -235,6 +240,10 @@ func (g *Gossip) heed(from, key string, r record) {
 		}
 	case recBackoff:
 		news := g.store.Backoff(key) == nil
+		r.left -= digestAge
+		if r.left <= 0 {
+			return
+		}
 		g.store.AdoptRefusal(key, &backend.Refusal{Code: r.code, RetryAfter: r.left})
 		if news {
 			g.announce(key)

@@ -294,3 +294,35 @@ func TestGossip_ShortLivedTokensAreNotReplicated(t *testing.T) {
 		}
 	})
 }
+
+func TestPush_DeliveredLateDoesNotReviveAnExpiredToken(t *testing.T) {
+	inFleet(t, 4, func(t *testing.T, f *fleet) {
+		f.idp.life, f.idp.latency = 20*time.Second, time.Second
+		order := f.ordered()
+		stopped := order[1]
+		// After it was peeked at: the push waits in its socket.
+		time.AfterFunc(f.idp.latency/2, stopped.host.Pause)
+		if _, err := order[0].get(t.Context(), backend.Stamp{}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(f.idp.life)
+		stopped.host.Resume()
+		time.Sleep(time.Second)
+		if e, ok := stopped.gossip.store.Get(testKey); ok {
+			t.Errorf("an expired token came back to life for %v", e.TTL)
+		}
+	})
+}
+
+func TestFill_BackoffDoesNotOutliveItsRetryAfterInALargeFleet(t *testing.T) {
+	inFleet(t, 20, func(t *testing.T, f *fleet) {
+		f.idp.refuse = func(int) error { return &backend.Refusal{Code: "TOK-005", RetryAfter: 5 * time.Second} }
+		f.all(1, backend.Stamp{})
+		time.Sleep(5100 * time.Millisecond)
+		for i, n := range f.nodes {
+			if r := n.gossip.store.Backoff(testKey); r != nil {
+				t.Errorf("node %d waits another %v", i, r.RetryAfter)
+			}
+		}
+	})
+}

@@ -79,11 +79,14 @@ func TestPeer_GenerationsFarAheadAreNotHeld(t *testing.T) {
 func TestPeer_EntryThatDoesNotOpenIsNotHeld(t *testing.T) {
 	inFleet(t, 3, func(t *testing.T, f *fleet) {
 		f.nodes[1].gossip.cfg.Vet = func(string, backend.Entry) error { return errors.New("does not open") }
-		res := f.evil(f.nodes[0], f.nodes[1], opPush, map[string]string{
-			hStamp: "1." + strings.Repeat("f", 32), hTTL: "3600000",
-		}, []byte("forged"))
-		if _, ok := f.nodes[1].gossip.store.Get(testKey); ok || res.StatusCode != http.StatusBadRequest {
-			t.Fatalf("held: %v, status %d", ok, res.StatusCode)
+		forged := backend.Entry{Stamp: backend.Stamp{Gen: 1, ID: backend.NewID()}, Value: []byte("forged"), TTL: time.Hour}
+		f.nodes[0].gossip.store.Merge(testKey, forged)
+		f.evil(f.nodes[0], f.nodes[1], opPush, map[string]string{hStamp: formatStamp(forged.Stamp), hTTL: "3600000"}, nil)
+		if _, ok := f.nodes[1].gossip.store.Get(testKey); ok {
+			t.Fatal("held")
+		}
+		if !f.nodes[1].gossip.suspect.has(f.nodes[0].cluster.Self().ID) {
+			t.Error("the sender is still asked")
 		}
 	})
 }

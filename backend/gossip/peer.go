@@ -1,7 +1,6 @@
 package gossip
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -30,7 +29,7 @@ const (
 	leadSlice = time.Second
 	// minGrace is what an answer may be late beyond the slice.
 	minGrace = 500 * time.Millisecond
-	// pushTimeout bounds one push, and is what the copy is aged by.
+	// pushTimeout bounds one push, in which the peer fetches what is offered.
 	pushTimeout = time.Second
 	// pushTries is how often a copy is offered to a replica.
 	pushTries = 3
@@ -64,7 +63,7 @@ type reply struct {
 }
 
 // call sends one request to a peer and reads the answer within timeout.
-func (g *Gossip) call(ctx context.Context, m cluster.Member, op string, header http.Header, body []byte, timeout time.Duration) (reply, error) {
+func (g *Gossip) call(ctx context.Context, m cluster.Member, op string, header http.Header, timeout time.Duration) (reply, error) {
 	p := g.peers.Load()
 	version, common := versionFor(m)
 	if p == nil || !common {
@@ -72,7 +71,7 @@ func (g *Gossip) call(ctx context.Context, m cluster.Member, op string, header h
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, op, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, op, http.NoBody)
 	if err != nil {
 		return reply{}, fmt.Errorf("request %s: %w", op, err)
 	}
@@ -128,7 +127,7 @@ func (g *Gossip) readReply(res *http.Response, started time.Duration) (reply, er
 // entry, revoked ids, a refusal.
 func (g *Gossip) callFor(ctx context.Context, m cluster.Member, op, key string, header http.Header, timeout time.Duration) (reply, error) {
 	header.Set(hKey, key)
-	r, err := g.call(ctx, m, op, header, nil, timeout)
+	r, err := g.call(ctx, m, op, header, timeout)
 	if err == nil {
 		err = g.takeIn(m, key, r.header, r.entry)
 	}
@@ -281,8 +280,7 @@ func (g *Gossip) push(ctx context.Context, m cluster.Member, key string, refusal
 		if try > 0 {
 			sleep(ctx, time.Duration(try)*minPeek)
 		}
-		header, body := g.pushMessage(key, refusal)
-		_, err := g.call(ctx, m, opPush, header, body, max(pushTimeout, 3*g.rtt(m.ID)))
+		_, err := g.call(ctx, m, opPush, g.pushMessage(key, refusal), max(pushTimeout, 6*g.rtt(m.ID)))
 		if err == nil || !errors.Is(err, errSilent) || ctx.Err() != nil {
 			return
 		}
@@ -290,21 +288,19 @@ func (g *Gossip) push(ctx context.Context, m cluster.Member, key string, refusal
 	g.metrics.pushesLost.Inc()
 }
 
-// pushMessage ages the copy by the time the push may take.
-func (g *Gossip) pushMessage(key string, refusal *backend.Refusal) (http.Header, []byte) {
+// pushMessage says what there is to fetch; see servePush for why it is not sent
+// along.
+func (g *Gossip) pushMessage(key string, refusal *backend.Refusal) http.Header {
 	header := http.Header{}
 	header.Set(hKey, key)
 	header.Set(hRevoked, formatRevoked(g.store.Revoked(key)))
 	if refusal != nil {
 		setRefusal(header, refusal)
 	}
-	e, ok := g.store.Get(key)
-	if !ok || e.TTL < minReplicated {
-		return header, nil
+	if e, ok := g.store.Get(key); ok && e.TTL >= minReplicated {
+		setEntry(header, e)
 	}
-	e.TTL -= pushTimeout
-	setEntry(header, e)
-	return header, e.Value
+	return header
 }
 
 // spreadRevocation tells the first R others at once and everybody else by

@@ -56,7 +56,8 @@ func (g *Gossip) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // accept checks what every request has in common; a non-empty answer ends it.
 func (g *Gossip) accept(from cluster.Member, r *http.Request) (request, answer) {
 	req := request{from: from, key: r.Header.Get(hKey)}
-	if g.leaving.Load() {
+	// Who leaves still tells what it holds: its successors come to fetch it.
+	if g.leaving.Load() && r.URL.Path != opPeek {
 		return req, answerLeaving
 	}
 	if !isKey(req.key) || !speaks(r.Header.Get(hVersion)) {
@@ -180,15 +181,28 @@ func (g *Gossip) serveWait(w http.ResponseWriter, r *http.Request, req request) 
 	return nil
 }
 
+// servePush hears that a peer has something new. A push may have lain in a buffer
+// for as long as this machine stood still or the network held it back, and nobody
+// here can tell how long that was: the remaining times in it may be over. So what
+// it offers is fetched by a request of our own, whose round trip ages it.
 func (g *Gossip) servePush(w http.ResponseWriter, r *http.Request, req request) error {
-	e, err := readEntry(r.Header, r.Body)
+	offered, err := readEntry(r.Header, r.Body)
 	if err != nil {
 		return err
 	}
-	if err := g.takeIn(req.from, req.key, r.Header, e); err != nil {
+	refusal, err := readRefusal(r.Header)
+	if err != nil {
+		return err
+	}
+	revoked := http.Header{hRevoked: r.Header.Values(hRevoked)}
+	if err := g.takeIn(req.from, req.key, revoked, backend.Entry{}); err != nil {
 		return err
 	}
 	g.intents.clear(req.key, req.from.ID)
+	held, _ := g.store.Get(req.key)
+	if refusal != nil || offered.Newer(held.Stamp) {
+		g.peek(g.life, req.from, req.key, false)
+	}
 	say(w, answerDone)
 	return nil
 }

@@ -86,7 +86,7 @@ func (g *Gossip) suspected(m cluster.Member) {
 	g.cfg.Log.Warn("peer does not answer; asking the next", "peer", m.Name)
 	g.spawn("ping suspect", func(ctx context.Context) {
 		for g.suspect.has(m.ID) && ctx.Err() == nil {
-			if _, err := g.call(ctx, m, opPing, http.Header{}, nil, g.sliceTimeout(m.ID)); err == nil {
+			if _, err := g.call(ctx, m, opPing, http.Header{}, g.sliceTimeout(m.ID)); err == nil {
 				g.suspect.clear(m.ID)
 				return
 			}
