@@ -295,21 +295,16 @@ func TestGossip_ShortLivedTokensAreNotReplicated(t *testing.T) {
 	})
 }
 
-func TestPush_DeliveredLateDoesNotReviveAnExpiredToken(t *testing.T) {
+// A push that lay in the socket of a stopped process names a remaining time that
+// is over.
+func TestPush_RemainingTimeInItIsNotBelieved(t *testing.T) {
 	inFleet(t, 4, func(t *testing.T, f *fleet) {
-		f.idp.life, f.idp.latency = 20*time.Second, time.Second
-		order := f.ordered()
-		stopped := order[1]
-		// After it was peeked at: the push waits in its socket.
-		time.AfterFunc(f.idp.latency/2, stopped.host.Pause)
-		if _, err := order[0].get(t.Context(), backend.Stamp{}); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(f.idp.life)
-		stopped.host.Resume()
-		time.Sleep(time.Second)
-		if e, ok := stopped.gossip.store.Get(testKey); ok {
-			t.Errorf("an expired token came back to life for %v", e.TTL)
+		stamp := backend.Stamp{Gen: 1, ID: backend.NewID()}
+		f.nodes[0].gossip.store.Merge(testKey, backend.Entry{Stamp: stamp, Value: []byte("x"), TTL: 20 * time.Second})
+		f.evil(f.nodes[0], f.nodes[1], opPush, map[string]string{hStamp: formatStamp(stamp), hTTL: "3600000"}, []byte("x"))
+		e, ok := f.nodes[1].gossip.store.Get(testKey)
+		if !ok || e.TTL > 20*time.Second {
+			t.Errorf("held: %v, for %v", ok, e.TTL)
 		}
 	})
 }
