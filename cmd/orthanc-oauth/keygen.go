@@ -24,9 +24,7 @@ EncryptionKey, or the content of the file that SecretKeyFile or
 EncryptionKeyFile names. Every instance of a fleet gets the same one. The user
 that Orthanc runs as must be able to read the file, and nobody else.
 
-To replace a cluster's key without a failed request, add the new one as the
-second line of SecretKeyFile everywhere, then make it the first line everywhere,
-then remove the old one. The file is read again when it changes.`,
+To replace a cluster's key without a failed request, see "orthanc-oauth keyring".`,
 		Example: `  orthanc-oauth keygen
 
   # Into a new file that only its owner can read
