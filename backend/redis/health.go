@@ -10,6 +10,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -34,6 +35,8 @@ const (
 	reasonWrongDB     = "wrongdb"
 	reasonLoading     = "loading"
 	reasonClusterDown = "clusterdown"
+	reasonMoved       = "moved"
+	reasonSentinel    = "sentinel"
 	reasonMaxClients  = "maxclients"
 	reasonPool        = "pool"
 	reasonForeign     = "foreign" // counted only: a value under our key that is not ours
@@ -54,10 +57,16 @@ var hints = map[string]string{
 	reasonWrongDB:     "Redis.DB does not exist on this server (a cluster has only 0)",
 	reasonLoading:     "Redis loads its data after a start",
 	reasonClusterDown: "the cluster has no master for our slots, or is failing over",
+	reasonMoved:       "this is one node of a cluster: set Mode to cluster",
+	reasonSentinel:    "no Sentinel names a master: do Addrs name Sentinels (port 26379), do they answer, and do they watch MasterName?",
 	reasonMaxClients:  "Redis has reached maxclients",
 	reasonPool:        "all connections of the pool are in use",
 	reasonOther:       "see the error",
 }
+
+// Hint returns what an operator does about a reason that State names, or
+// nothing.
+func Hint(reason string) string { return hints[reason] }
 
 // codes are the beginnings of Redis's own errors. Order matters: the general
 // ones come last.
@@ -71,6 +80,7 @@ var codes = []struct{ text, reason string }{
 	{"NOPERM", reasonDenied},
 	{"The user executing the script", reasonDenied},
 	{"ACL failure in script", reasonDenied},
+	{"ERR unknown command 'sentinel'", reasonSentinel},
 	{"ERR unknown command", reasonDenied}, // renamed away by a managed service
 	{"READONLY", reasonReadOnly},
 	{"OOM", reasonOOM},
@@ -78,11 +88,16 @@ var codes = []struct{ text, reason string }{
 	{"LOADING", reasonLoading},
 	{"CLUSTERDOWN", reasonClusterDown},
 	{"MASTERDOWN", reasonClusterDown},
+	{"MOVED ", reasonMoved},
 	{"ERR DB index is out of range", reasonWrongDB},
 	{"ERR invalid DB index", reasonWrongDB},
 	{"ERR SELECT is not allowed", reasonWrongDB},
 	{"ERR max number of clients", reasonMaxClients},
 }
+
+// noSentinel is in go-redis's error when no Sentinel has named a master, whatever
+// each of them said.
+const noSentinel = "all sentinels specified in configuration are unreachable"
 
 // classify names what an error says about Redis.
 func classify(err error) string {
@@ -90,6 +105,8 @@ func classify(err error) string {
 		return classifyReply(err.Error())
 	}
 	switch {
+	case strings.Contains(err.Error(), noSentinel):
+		return reasonSentinel
 	case errors.Is(err, goredis.ErrPoolTimeout), errors.Is(err, goredis.ErrPoolExhausted):
 		return reasonPool
 	case isTLS(err):
@@ -130,7 +147,8 @@ func isTimeout(err error) bool {
 func isNetwork(err error) bool {
 	_, op := errors.AsType[*net.OpError](err)
 	_, dns := errors.AsType[*net.DNSError](err)
-	return op || dns || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
+	_, system := errors.AsType[syscall.Errno](err)
+	return op || dns || system || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
 }
 
 // answered reports whether Redis answers reads although it failed with reason:
@@ -248,7 +266,8 @@ func (h *health) stored() {
 func (h *health) change(reason string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.reason == reason {
+	// A pool runs out because Redis does not answer: that is no other fault.
+	if h.reason == reason || reason == reasonPool && h.reason != reasonOK {
 		return false
 	}
 	h.reason, h.since = reason, h.clock.Now()

@@ -181,7 +181,7 @@ func (o Options) universal() *goredis.UniversalOptions {
 		DialTimeout:           o.DialTimeout,
 		ReadTimeout:           o.ReadTimeout,
 		WriteTimeout:          o.ReadTimeout,
-		PoolTimeout:           o.ReadTimeout,
+		PoolTimeout:           o.ReadTimeout * 2 / 5, // waited for twice, and over before the operation, to be told from a hung server
 		ContextTimeoutEnabled: true,
 		ConnMaxIdleTime:       maxIdle,
 		DialerRetries:         1,

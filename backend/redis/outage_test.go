@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"testing"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"orthanc-oauth/backend"
 	"orthanc-oauth/backend/redis"
@@ -168,99 +165,5 @@ func TestWay_ThreeNodesTryTheirOwnThenAllKeepStill(t *testing.T) {
 	}
 	if calls != 3 {
 		t.Fatalf("%d nodes tried, want 3", calls)
-	}
-}
-
-// A fault is something an operator can do to Redis, and its end.
-type fault struct {
-	name   string
-	reason string
-	start  []string // directives
-	opts   func(*redis.Options)
-	begin  func(s *redistest.Server)
-	end    func(s *redistest.Server)
-}
-
-var faults = []fault{
-	{name: "noauth", reason: "noauth", start: []string{"requirepass secret-canary"}},
-	{name: "wrongpass", reason: "wrongpass", start: []string{"requirepass other"}, opts: func(o *redis.Options) { o.Password = "secret-canary" }},
-	{name: "wrong user", reason: "wrongpass", opts: func(o *redis.Options) { o.Username, o.Password = "nobody", "secret-canary" }},
-	{name: "wrong database", reason: "wrongdb", opts: func(o *redis.Options) { o.DB = 99 }},
-	{name: "tls to a plain port", reason: "timeout", opts: func(o *redis.Options) { o.SSL = true }},
-	{
-		name: "readonly", reason: "readonly",
-		begin: func(s *redistest.Server) { s.Do("REPLICAOF", "127.0.0.1", "1") },
-		end:   func(s *redistest.Server) { s.Do("REPLICAOF", "NO", "ONE") },
-	},
-	{
-		name: "oom", reason: "oom",
-		begin: func(s *redistest.Server) { s.Do("CONFIG", "SET", "maxmemory", "1") },
-		end:   func(s *redistest.Server) { s.Do("CONFIG", "SET", "maxmemory", "0") },
-	},
-	{
-		name: "denied command", reason: "denied",
-		begin: func(s *redistest.Server) { s.Do("ACL", "SETUSER", "default", "-set") },
-		end:   func(s *redistest.Server) { s.Do("ACL", "SETUSER", "default", "+set") },
-	},
-	{
-		name: "no scripting", reason: "denied",
-		begin: func(s *redistest.Server) { s.Do("ACL", "SETUSER", "default", "-@scripting") },
-		end:   func(s *redistest.Server) { s.Do("ACL", "SETUSER", "default", "+@scripting") },
-	},
-	{
-		name: "wrong key space", reason: "denied",
-		begin: func(s *redistest.Server) { s.Do("ACL", "SETUSER", "default", "resetkeys", "~elsewhere:*") },
-		end:   func(s *redistest.Server) { s.Do("ACL", "SETUSER", "default", "resetkeys", "~*") },
-	},
-}
-
-func TestFault_IsNamedOnceAndCostsNoToken(t *testing.T) {
-	for _, f := range faults {
-		t.Run(f.name, func(t *testing.T) {
-			t.Parallel()
-			f.run(t)
-		})
-	}
-}
-
-func (f fault) run(t *testing.T) {
-	s := redistest.Start(t, f.start...)
-	var log sink
-	reg := prometheus.NewRegistry()
-	cfg := on(s)
-	cfg.Log, cfg.Registerer = log.logger(), reg
-	if f.opts != nil {
-		f.opts(&cfg.Options)
-	}
-	if f.begin != nil {
-		f.begin(s)
-	}
-	m := member(t, cfg)
-	p := &idp{}
-	e := must(t, m, backend.Stamp{}, p.fill)
-	must(t, m, backend.Stamp{}, p.fill)
-	p.asked(t, 1)
-	if ok, reason, _ := m.State(); ok || reason != f.reason {
-		t.Errorf("state %v %q, want %q; log:\n%s", ok, reason, f.reason, log.String())
-	}
-	if errorsOf(t, reg, f.reason) == 0 {
-		t.Errorf("%s is not counted", f.reason)
-	}
-	if n := strings.Count(log.String(), "level=WARN"); n != 1 {
-		t.Errorf("%d warnings, want 1:\n%s", n, log.String())
-	}
-	if strings.Contains(log.String(), "canary") {
-		t.Errorf("the password is in the log:\n%s", log.String())
-	}
-	if f.end == nil {
-		return
-	}
-	f.end(s)
-	eventually(t, func() error {
-		got, err := member(t, on(s)).Get(t.Context(), key)
-		return errors.Join(err, want(got.Stamp == e.Stamp, "what was acquired alone is not offered"))
-	})
-	if ok, reason, _ := m.State(); !ok {
-		t.Errorf("still %s after the end", reason)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -220,33 +221,57 @@ func readFile(t *testing.T, path string) string {
 	return string(b)
 }
 
-func TestShape_Cluster(t *testing.T) {
-	t.Parallel()
+// startCluster starts a cluster; master i's replicas follow all masters in the
+// list.
+func startCluster(t *testing.T, masters, replicas int) []*redistest.Server {
+	t.Helper()
 	var nodes []*redistest.Server
-	for range 3 {
+	for range masters + masters*replicas {
 		// The bus listens on port+10000 by default, which may not exist.
-		nodes = append(nodes, redistest.Start(t, "cluster-enabled yes", "cluster-port "+redistest.FreePort(t)))
+		nodes = append(nodes, redistest.Start(t, "cluster-enabled yes", "cluster-port "+redistest.FreePort(t), "cluster-node-timeout 1000", "cluster-replica-validity-factor 0"))
 	}
-	slots := [][2]string{{"0", "5460"}, {"5461", "10922"}, {"10923", "16383"}}
-	var addrs []string
 	for i, n := range nodes {
-		n.Do("CLUSTER", "ADDSLOTSRANGE", slots[i][0], slots[i][1])
+		if i < masters {
+			n.Do("CLUSTER", "ADDSLOTSRANGE", strconv.Itoa(i*16384/masters), strconv.Itoa((i+1)*16384/masters-1))
+		}
 		host, port, _ := net.SplitHostPort(n.Addr)
 		if i > 0 {
 			nodes[0].Do("CLUSTER", "MEET", host, port, n.Directive("cluster-port"))
 		}
-		addrs = append(addrs, n.Addr)
 	}
 	for _, n := range nodes {
 		eventually(t, func() error {
 			info := n.Do("CLUSTER", "INFO")
-			return want(strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_known_nodes:3"), info)
+			return want(strings.Contains(info, "cluster_known_nodes:"+strconv.Itoa(len(nodes))+"\r"), info)
 		})
 	}
-	cfg := redis.Config{Prefix: prefix, Options: redis.Options{Mode: redis.ModeCluster, Addrs: addrs[:1]}}
-	m := member(t, cfg)
+	for i, n := range nodes[masters:] {
+		n.Do("CLUSTER", "REPLICATE", nodes[i%masters].Do("CLUSTER", "MYID"))
+	}
+	for _, n := range nodes {
+		eventually(t, func() error {
+			info := n.Do("CLUSTER", "INFO")
+			return want(strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_size:"+strconv.Itoa(masters)), info)
+		})
+	}
+	return nodes
+}
+
+func TestShape_Cluster(t *testing.T) {
+	t.Parallel()
+	nodes := startCluster(t, 3, 0)
+	m := member(t, clusterOf(nodes[:1]))
 	everything(t, m)
 	spread(t, m, nodes)
+}
+
+// clusterOf returns the configuration of a member that starts from some nodes.
+func clusterOf(nodes []*redistest.Server) redis.Config {
+	cfg := redis.Config{Prefix: prefix, Options: redis.Options{Mode: redis.ModeCluster}}
+	for _, n := range nodes {
+		cfg.Options.Addrs = append(cfg.Options.Addrs, n.Addr)
+	}
+	return cfg
 }
 
 // spread stores keys on every master and clears them all.

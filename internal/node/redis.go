@@ -81,7 +81,7 @@ func (s *redisStorage) status() proxy.BackendStatus {
 	ok, reason, since := s.redis.State()
 	st := proxy.BackendStatus{Name: config.BackendRedis, State: "ok"}
 	if !ok {
-		st.State, st.Reason = reason, ""
+		st.State, st.Reason = reason, redis.Hint(reason)
 		st.Since = time.Now().Add(-since).UTC().Format(time.RFC3339)
 	}
 	return st

@@ -28,13 +28,14 @@ type Server struct {
 	Addr   string // host:port
 	Socket string // path of its unix socket
 
-	t      testing.TB
-	binary string
-	dir    string
-	args   []string
-	mu     sync.Mutex
-	cmd    *exec.Cmd
-	out    bytes.Buffer
+	t        testing.TB
+	occupied []net.Conn
+	binary   string
+	dir      string
+	args     []string
+	mu       sync.Mutex
+	cmd      *exec.Cmd
+	out      bytes.Buffer
 }
 
 // Start runs a redis-server with the given configuration directives, e.g.
@@ -63,16 +64,22 @@ func Prepare(t testing.TB, directives ...string) *Server {
 	s := &Server{t: t, binary: binary, dir: dir, Addr: freeAddr(t), Socket: filepath.Join(dir, "s")}
 	_, port, _ := net.SplitHostPort(s.Addr)
 	s.args = []string{"--port", port, "--bind", "127.0.0.1", "--unixsocket", s.Socket, "--dir", dir, "--save", "", "--daemonize", "no"}
-	for _, d := range directives {
-		name, value, _ := strings.Cut(d, " ")
-		s.args = append(s.args, "--"+name)
-		s.args = append(s.args, strings.Fields(value)...)
-	}
+	s.args = append(s.args, arguments(directives)...)
 	t.Cleanup(func() {
 		s.Kill()
 		_ = os.RemoveAll(dir)
 	})
 	return s
+}
+
+// arguments turns directives into a command line.
+func arguments(directives []string) (args []string) {
+	for _, d := range directives {
+		name, value, _ := strings.Cut(d, " ")
+		args = append(args, "--"+name)
+		args = append(args, strings.Fields(value)...)
+	}
+	return args
 }
 
 // StartSentinel is Start for a redis-sentinel. Directives are lines of its
@@ -117,8 +124,36 @@ func freeAddr(t testing.TB) string {
 }
 
 // Run starts the process, for the first time or again on the same address, and
-// waits until it answers. What it held before is gone.
+// waits until it answers. What it held before is gone, unless directives or SAVE
+// say otherwise.
 func (s *Server) Run() {
+	s.t.Helper()
+	s.launch()
+	deadline := time.Now().Add(10 * time.Second)
+	for answer := ""; !strings.HasPrefix(answer, "+") && !strings.HasPrefix(answer, "-NOAUTH"); answer = s.ping() {
+		if time.Now().After(deadline) {
+			s.Kill()
+			s.t.Fatalf("redis-server does not answer (%q): %s", answer, s.out.String())
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+}
+
+// RunLoading is Run for a server that has much to load, and returns as soon as it
+// says so.
+func (s *Server) RunLoading(directives ...string) {
+	s.t.Helper()
+	s.args = append(s.args, arguments(directives)...)
+	s.launch()
+	for deadline := time.Now().Add(10 * time.Second); !strings.HasPrefix(s.ping(), "-LOADING"); {
+		if time.Now().After(deadline) {
+			s.t.Fatalf("redis-server does not load: %s", s.out.String())
+		}
+	}
+}
+
+// launch starts the process.
+func (s *Server) launch() {
 	s.t.Helper()
 	cmd := exec.CommandContext(context.Background(), s.binary, s.args...) // ended by Kill
 	cmd.Stdout, cmd.Stderr = &s.out, &s.out
@@ -130,31 +165,23 @@ func (s *Server) Run() {
 	s.mu.Lock()
 	s.cmd = cmd
 	s.mu.Unlock()
-	deadline := time.Now().Add(10 * time.Second)
-	for !s.answers() {
-		if time.Now().After(deadline) {
-			s.Kill()
-			s.t.Fatalf("redis-server does not answer: %s", s.out.String())
-		}
-		<-time.After(10 * time.Millisecond)
-	}
 }
 
-// answers reports whether the server answers a PING, even if with NOAUTH.
-func (s *Server) answers() bool {
+// ping returns what the server answers to a PING, or nothing.
+func (s *Server) ping() string {
 	d := net.Dialer{Timeout: time.Second}
 	conn, err := d.DialContext(s.t.Context(), "unix", s.Socket)
 	if err != nil {
-		return false
+		return ""
 	}
 	defer func() { _ = conn.Close() }()
 	_ = conn.SetDeadline(time.Now().Add(time.Second))
 	if _, err := conn.Write([]byte("PING\r\n")); err != nil {
-		return false
+		return ""
 	}
 	b := make([]byte, 64)
-	n, err := conn.Read(b)
-	return err == nil && n > 0 && !strings.Contains(string(b[:n]), "LOADING")
+	n, _ := conn.Read(b)
+	return string(b[:n])
 }
 
 // Kill ends the process at once, as kill -9 does.
@@ -186,6 +213,52 @@ func (s *Server) signal(sig syscall.Signal) {
 	if err := s.cmd.Process.Signal(sig); err != nil {
 		s.t.Fatal(err)
 	}
+}
+
+// FailSnapshots makes the server unable to write its snapshot, so that it
+// refuses writes (MISCONF).
+func (s *Server) FailSnapshots() {
+	s.t.Helper()
+	s.Do("CONFIG", "SET", "save", "3600 1")
+	if err := os.Mkdir(filepath.Join(s.dir, "dump.rdb"), 0o700); err != nil { // no file can take its place
+		s.t.Fatal(err)
+	}
+	s.Do("BGSAVE")
+	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(s.Do("INFO", "persistence"), "rdb_last_bgsave_status:err"); {
+		if time.Now().After(deadline) {
+			s.t.Fatal("snapshots go on working")
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+}
+
+// Occupy makes the server accept n connections at most, and holds those until
+// Vacate.
+func (s *Server) Occupy(n int) {
+	s.t.Helper()
+	s.Do("CONFIG", "SET", "maxclients", strconv.Itoa(n))
+	for range n {
+		conn, err := new(net.Dialer).DialContext(s.t.Context(), "unix", s.Socket)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.occupied = append(s.occupied, conn)
+	}
+}
+
+// Vacate ends an Occupy.
+func (s *Server) Vacate() {
+	s.t.Helper()
+	for _, c := range s.occupied {
+		_ = c.Close()
+	}
+	for deadline := time.Now().Add(10 * time.Second); s.ping() != "+PONG\r\n"; {
+		if time.Now().After(deadline) {
+			s.t.Fatal("connections do not end")
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+	s.Do("CONFIG", "SET", "maxclients", "1000")
 }
 
 // Do sends one command over a connection of its own and returns the first line
