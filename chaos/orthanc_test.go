@@ -48,7 +48,7 @@ func (w *world) launch(t *testing.T, tools fleet.Tools, name string, section, se
 	maps.Copy(all, settings)
 	return w.fleet.Orthanc(t.Context(), fleet.OrthancConfig{
 		Tools: tools, Name: name, Plugins: []string{tools.DicomWeb, os.Getenv(pluginVar)}, Settings: all,
-		User: orthancUser, Password: w.password,
+		User: orthancUser, Password: w.password, Env: w.env,
 	})
 }
 

@@ -37,7 +37,8 @@ type world struct {
 	secret string // file of the client secret
 	key    string // of gossip
 
-	password string // of the user of real Orthancs
+	password string   // of the user of real Orthancs
+	env      []string // of real Orthancs
 }
 
 // worldOptions change a world.
@@ -45,6 +46,7 @@ type worldOptions struct {
 	fleet    *fleet.Fleet // nil: one of its own
 	upstream *url.URL     // a real DICOMweb server; nil: a small one in this process
 	tls      *tls.Config  // of provider and gate
+	sink     bool         // the small one keeps nothing: studies of any size
 }
 
 func newWorld(t *testing.T, opts worldOptions) *world {
@@ -56,7 +58,7 @@ func newWorld(t *testing.T, opts worldOptions) *world {
 	w.idp = idptest.New(idptest.Options{Clients: []idptest.Client{w.client}})
 	gate := idptest.GateConfig{State: w.state, Upstream: opts.upstream}
 	if opts.upstream == nil {
-		gate.Handler = idptest.NewTarget(idptest.TargetConfig{})
+		gate.Handler = idptest.NewTarget(idptest.TargetConfig{Discard: opts.sink})
 	}
 	w.gate = idptest.NewGate(gate)
 	t.Cleanup(w.gate.Close)
