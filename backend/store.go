@@ -299,8 +299,9 @@ func (s *Store) Delete(key string) bool {
 // wait.
 func (s *Store) RevokePaced(key string, id ID) (err error) {
 	s.with(key, func(r *record, now time.Duration) {
-		cur, alive := r.live(now)
-		replaced := alive && cur.ID != id
+		// The entry last held counts even when it has been revoked itself: a
+		// complaint about an older one then waits for what replaces both.
+		replaced := !r.entry.IsZero() && r.entry.ID != id
 		if !replaced && !r.isRevoked(id) && !r.pace.Revoking(now) {
 			err = ErrPaced
 			return

@@ -147,6 +147,17 @@ func TestStore_BoundsKeysAndRevokedIDs(t *testing.T) {
 	}
 }
 
+func TestStore_ComplaintAboutAReplacedEntryIsNotPacedAfterTheReplacementIsRevoked(t *testing.T) {
+	s := NewStore(NewClock(nil))
+	s.Merge(testKey, entry(1, 1, time.Hour))
+	s.Merge(testKey, entry(2, 2, time.Hour))
+	for _, id := range []byte{2, 1} {
+		if err := s.RevokePaced(testKey, ID{id}); err != nil {
+			t.Errorf("revoke %d: %v", id, err)
+		}
+	}
+}
+
 func TestStore_RevocationsArePacedUntilOneIsConfirmed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := NewStore(NewClock(nil))
