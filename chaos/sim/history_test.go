@@ -28,7 +28,7 @@ type history struct {
 func newHistory() *history { return &history{} }
 
 func (h *history) add(who, format string, args ...any) {
-	line := fmt.Sprintf("%10.4f %-8s ", time.Since(h.began).Seconds(), who) + fmt.Sprintf(format, args...)
+	line := fmt.Sprintf("%10.4f %-8s ", min(time.Since(h.began), time.Hour).Seconds(), who) + fmt.Sprintf(format, args...)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.lines) < maxLines {

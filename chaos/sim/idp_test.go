@@ -51,6 +51,7 @@ type grant struct {
 	by      *instance
 	at      time.Duration // when it was asked for; its life counts from here
 	life    time.Duration
+	margin  time.Duration // before its end, in which it is not handed out
 	id      backend.ID
 	gen     uint64
 	flying  bool // the answer is on its way
@@ -59,6 +60,8 @@ type grant struct {
 	holders map[*instance]bool
 	lost    bool // died with its last holder while others lived on
 	counted bool // its loss has been charged
+
+	repeated bool // by the provider
 }
 
 func (g *grant) String() string { return fmt.Sprintf("grant %d of key %d", g.n, g.key) }
@@ -86,6 +89,9 @@ func (l line) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	w.mu.Lock()
 	open := w.idp.reaches(l.in.node.i)
+	if w.idp.deaf {
+		w.judge.deaf = w.now()
+	}
 	w.mu.Unlock()
 	if !open {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
@@ -136,13 +142,14 @@ func (w *world) grant(l line) *grant {
 		for i := len(p.grants) - 1; i >= 0; i-- {
 			if g := p.grants[i]; g.key == l.key && !g.void && w.now() < g.at+g.life-10*time.Second {
 				w.hist.add(l.in.String(), "key %d: provider repeats %v", l.key, g)
+				g.repeated, g.margin = true, min(g.margin, marginOf(g.at+g.life-w.now()))
 				return g
 			}
 		}
 	}
 	g := &grant{
 		n: len(p.grants) + 1, key: l.key, by: l.in, at: w.now(), life: w.o.life,
-		flying: true, holders: make(map[*instance]bool),
+		margin: marginOf(w.o.life), flying: true, holders: make(map[*instance]bool),
 	}
 	g.token = fmt.Sprintf("%s-%d-%d-%d", tokenPrefix, w.o.seed, l.key, g.n)
 	w.judge.granted(g)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"orthanc-oauth/backend"
+	"orthanc-oauth/cluster"
 )
 
 // invariant is a promise of faults.md.
@@ -60,6 +61,7 @@ type judge struct {
 	bound      map[int]time.Duration // by key: the longest jitter that is due
 	lastRevoke map[int]time.Duration
 	lastMove   time.Duration // when last somebody's reach changed
+	deaf       time.Duration // when last nobody could reach the provider
 	forbade    time.Duration // when last the remotes refused everything
 
 	gets, failed, refused int
@@ -76,7 +78,10 @@ func newJudge(w *world) judge {
 }
 
 func (j *judge) violated(what invariant, format string, args ...any) {
-	v := violation{what, fmt.Sprintf("%.3f s: ", j.w.now().Seconds()) + fmt.Sprintf(format, args...)}
+	v := violation{what, fmt.Sprintf(format, args...)}
+	if !j.w.over {
+		v.text = fmt.Sprintf("%.3f s: %s", j.w.now().Seconds(), v.text)
+	}
 	j.violations = append(j.violations, v)
 	j.w.hist.add("JUDGE", "VIOLATION %s", v)
 }
@@ -93,6 +98,9 @@ const hops = 5 * time.Second
 
 // softOf is the earliest time at which a node may think a grant due for renewal.
 func softOf(g *grant) time.Duration {
+	if g.repeated {
+		return 0 // it is asked for again and again, in case there is a longer one
+	}
 	share := g.life / 5
 	if g.life < time.Minute {
 		share = g.life / 3
@@ -100,7 +108,9 @@ func softOf(g *grant) time.Duration {
 	return g.at + g.life - min(5*time.Minute, share) - g.life/20 - hops
 }
 
-func hardOf(g *grant) time.Duration { return g.at + g.life - marginOf(g.life) }
+// hardOf is when a grant may no longer be handed out. A provider that repeated
+// it named a shorter life, with the margin of that.
+func hardOf(g *grant) time.Duration { return g.at + g.life - g.margin }
 
 // granted judges an acquisition at the moment the provider makes it.
 func (j *judge) granted(g *grant) {
@@ -162,8 +172,8 @@ func (w *world) filled(in *instance, k int, a *attempt, e backend.Entry, err err
 	w.judge.bound[k] = 0
 	if g := a.grant; g != nil && !in.dead {
 		g.id, g.gen = e.ID, max(g.gen, e.Gen)
-		g.holders[in] = true
 		w.judge.byID[e.ID] = g
+		w.judge.holds(in, g)
 	}
 }
 
@@ -179,7 +189,7 @@ func (j *judge) refusedBy(in *instance, k int, err error) {
 		j.bound[k] = min(3*max(j.bound[k], backend.MinBackoff), backend.MaxBackoff)
 		pause = j.bound[k]
 	}
-	if r.Way && !j.w.idp.deaf {
+	if r.Way && (j.deaf == 0 || j.deaf+backend.FlightBudget < now) {
 		return // others have ways of their own
 	}
 	j.quietUntil[k] = max(j.quietUntil[k], now+pause+time.Second)
@@ -211,12 +221,25 @@ func (w *world) held(in *instance, e backend.Entry) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if g := w.judge.byID[e.ID]; g != nil && !in.dead {
-		if !g.holders[in] {
-			w.hist.add(in.String(), "gets %v, %v left", g, e.TTL)
-		}
-		g.holders[in] = true
+		w.hist.add(in.String(), "is handed %v, %v left", g, e.TTL)
 		g.gen = max(g.gen, e.Gen)
+		w.judge.holds(in, g)
 	}
+}
+
+// holds notes that an instance has a grant: of two that live the newer displaces
+// the older, as every node picks the same winner.
+func (j *judge) holds(in *instance, g *grant) {
+	for _, o := range j.w.idp.grants {
+		if o == g || o.key != g.key || !o.holders[in] || o.void || o.revoked || j.w.now() >= hardOf(o) {
+			continue
+		}
+		if (backend.Stamp{Gen: o.gen, ID: o.id}).Newer(backend.Stamp{Gen: g.gen, ID: g.id}) {
+			return
+		}
+		delete(o.holders, in)
+	}
+	g.holders[in] = true
 }
 
 // learned sees an instance learn of a revocation.
@@ -348,14 +371,31 @@ func (j *judge) failedGet(g *get, healthy bool, err error) {
 	if healthy {
 		for i := range reach {
 			if j.w.idp.reaches(i) && (still || i == g.in.node.i) {
+				if in := j.w.nodes[i].in; in == nil || !j.knows(g.in, in) {
+					continue
+				}
 				j.violated(available, "%v got nothing for key %d while n%d can ask: %v", g.in, g.key, i, err)
 				return
 			}
 		}
 	}
-	if h, t := j.inReach(g, reach); t != nil && still {
+	if h, t := j.inReach(g, reach); t != nil && still && j.knows(g.in, h) {
 		j.violated(available, "%v got nothing for key %d while %v holds %v: %v", g.in, g.key, h, t, err)
 	}
+}
+
+// acquainted is how long those who can reach each other may take to act on it.
+const acquainted = 3 * time.Second
+
+// knows reports whether an instance can ask another: it sees it as a member, and
+// neither has just come into reach.
+func (j *judge) knows(in, h *instance) bool {
+	if in == h {
+		return true
+	}
+	since := j.w.now() - acquainted
+	return in.began < since && h.began < since && j.lastMove < since &&
+		slices.ContainsFunc(in.cluster.Members(), func(m cluster.Member) bool { return m.ID == h.cluster.Self().ID })
 }
 
 // inReach returns a live token that somebody in reach has held since before the

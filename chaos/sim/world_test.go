@@ -41,6 +41,7 @@ type world struct {
 	net   *memnet.Net
 	hist  *history
 	nodes []*node
+	over  bool // the bubble, and its time
 
 	mu     sync.Mutex
 	links  links
@@ -52,7 +53,7 @@ type world struct {
 
 // simulate runs a story in a bubble, lets the fleet come to rest, and reports
 // what the judge found.
-func simulate(t *testing.T, o options, story func(w *world)) *world {
+func simulate(t *testing.T, o options, story func(w *world), verdicts ...func(w *world)) *world {
 	t.Helper()
 	w := &world{o: o, t: t, hist: newHistory()}
 	synctest.Test(t, func(*testing.T) {
@@ -61,6 +62,10 @@ func simulate(t *testing.T, o options, story func(w *world)) *world {
 		w.rest()
 		w.close()
 	})
+	w.over = true
+	for _, v := range verdicts {
+		v(w)
+	}
 	w.report()
 	return w
 }
