@@ -145,6 +145,11 @@ func (r *Redis) do(ctx context.Context, key string, op func(ctx context.Context)
 		if err != nil && ctx.Err() != nil {
 			return context.Canceled // the caller's doing, not Redis's
 		}
+		if cluster, ok := r.client.(*goredis.ClusterClient); ok && err != nil {
+			// The library asks a dead master for up to a minute before it looks
+			// who has taken its slots. This starts a look, at most five a second.
+			cluster.ReloadState(ctx)
+		}
 		return err
 	})
 }

@@ -21,7 +21,9 @@ func TestMain(m *testing.M) {
 	if status, isMember := memberMain(); isMember {
 		os.Exit(status)
 	}
-	goleak.VerifyTestMain(m)
+	// The library looks once a second whether a pool that could not dial has been
+	// closed meanwhile.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"))
 }
 
 // member returns a backend on a server, closed with the test.

@@ -31,6 +31,9 @@ var leastACL = []string{
 	"+scan", "+getrange", "+unlink", "+publish", "+subscribe", "+ping",
 }
 
+// clusterACL is what a cluster needs besides: who has which slots.
+var clusterACL = []string{"+cluster|slots"}
+
 // everything uses each operation once.
 func everything(t *testing.T, m *redis.Redis) {
 	t.Helper()
@@ -260,7 +263,12 @@ func startCluster(t *testing.T, masters, replicas int) []*redistest.Server {
 func TestShape_Cluster(t *testing.T) {
 	t.Parallel()
 	nodes := startCluster(t, 3, 0)
-	m := member(t, clusterOf(nodes[:1]))
+	for _, n := range nodes {
+		n.Do(append(leastACL, clusterACL...)...)
+	}
+	cfg := clusterOf(nodes[:1])
+	cfg.Options.Username, cfg.Options.Password = "oauth", "canary"
+	m := member(t, cfg)
 	everything(t, m)
 	spread(t, m, nodes)
 }
@@ -297,37 +305,8 @@ func spread(t *testing.T, m *redis.Redis, nodes []*redistest.Server) {
 	}
 }
 
-func TestShape_SentinelFailover(t *testing.T) {
+func TestShape_Sentinel(t *testing.T) {
 	t.Parallel()
-	master := redistest.Start(t, "requirepass canary", "masterauth canary")
-	host, port, _ := net.SplitHostPort(master.Addr)
-	redistest.Start(t, "requirepass canary", "masterauth canary", "replicaof "+host+" "+port)
-	sentinel := redistest.StartSentinel(t,
-		"sentinel monitor main "+host+" "+port+" 1",
-		"sentinel auth-pass main canary",
-		"sentinel down-after-milliseconds main 500",
-		"sentinel failover-timeout main 2000")
-	cfg := redis.Config{Prefix: prefix, Options: redis.Options{
-		Mode: redis.ModeSentinel, MasterName: "main", Addrs: []string{sentinel.Addr}, Password: "canary",
-	}}
-	a, b := member(t, cfg), member(t, cfg)
-	everything(t, a)
-	p := &idp{}
-	must(t, a, backend.Stamp{}, p.fill)
-	eventually(t, func() error {
-		info := sentinel.Do("INFO", "sentinel")
-		return want(strings.Contains(info, "slaves=1"), info)
-	})
-	master.Kill()
-	// Whatever a and b find during the failover, they have a token.
-	must(t, a, backend.Stamp{}, p.fill)
-	must(t, b, backend.Stamp{}, p.fill)
-	eventually(t, func() error {
-		must(t, a, backend.Stamp{}, p.fill)
-		ok, reason, _ := a.State()
-		return want(ok, "still "+reason)
-	})
-	if p.calls.Load() > 2 {
-		t.Errorf("%d calls, the failover may cost one more than 1", p.calls.Load())
-	}
+	_, cfg := startSentinels(t)
+	everything(t, member(t, cfg))
 }

@@ -273,7 +273,18 @@ func (s *Server) Do(args ...string) string {
 	return out
 }
 
-func (s *Server) do(ctx context.Context, args []string) (string, error) {
+// DoAs is Do with a password.
+func (s *Server) DoAs(password string, args ...string) string {
+	s.t.Helper()
+	out, err := s.do(s.t.Context(), []string{"AUTH", password}, args)
+	if err != nil {
+		s.t.Fatalf("redis %s: %v", args[0], err)
+	}
+	return out
+}
+
+// do sends commands and returns the answer to the last.
+func (s *Server) do(ctx context.Context, commands ...[]string) (answer string, err error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", s.Socket)
 	if err != nil {
@@ -283,6 +294,15 @@ func (s *Server) do(ctx context.Context, args []string) (string, error) {
 	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
 		return "", err
 	}
+	for _, args := range commands {
+		if answer, err = ask(conn, args); err != nil {
+			return "", err
+		}
+	}
+	return answer, nil
+}
+
+func ask(conn net.Conn, args []string) (string, error) {
 	if _, err := conn.Write(command(args)); err != nil {
 		return "", err
 	}
