@@ -22,6 +22,9 @@ const (
 	// alonePause is how often a node tries its own way to the provider after
 	// three leaders found theirs broken.
 	alonePause = 30 * time.Second
+	// aroundPause is how often a node that may not go to the provider looks
+	// whether others hold what it lacks.
+	aroundPause = time.Second
 )
 
 // Fill implements backend.Backend.
@@ -34,10 +37,10 @@ func (g *Gossip) Fill(ctx context.Context, key string, stale backend.Stamp, fill
 		if e, ok := g.local(key, stale); ok {
 			return e, nil
 		}
-		if r := g.shared(key); r != nil {
-			return backend.Entry{}, r
-		}
 		e, err := g.asks.Do(ctx, key, func(ctx context.Context) (backend.Entry, error) {
+			if r := g.shared(key); r != nil {
+				return g.lookAround(ctx, key, stale, r)
+			}
 			return g.ask(ctx, key, stale, fill)
 		})
 		// A flight joined late may have started for an older stale.
@@ -84,6 +87,19 @@ func (g *Gossip) shared(key string) *backend.Refusal {
 		return r
 	}
 	return nil
+}
+
+// lookAround is what a node may do during a shared backoff: the provider is left
+// alone, but what others hold is as good as ever, and this node may have missed
+// its copy by a restart or a partition.
+func (g *Gossip) lookAround(ctx context.Context, key string, stale backend.Stamp, r *backend.Refusal) (backend.Entry, error) {
+	if g.lastLook.allowed(key, g.cfg.Clock.Now(), aroundPause) {
+		g.look(ctx, key, stale, lookOnly)
+	}
+	if e, ok := g.local(key, stale); ok {
+		return e, nil
+	}
+	return backend.Entry{}, r
 }
 
 // ask is the flight of a node that wants an entry: it asks the first nodes of
@@ -142,7 +158,7 @@ func (g *Gossip) lastResort(ctx context.Context, key string, stale backend.Stamp
 	if r := g.store.Backoff(key); r != nil {
 		return backend.Entry{}, r
 	}
-	if fill == nil || brokenWays > 0 && !g.lastTry.allowed(key, g.cfg.Clock.Now()) {
+	if fill == nil || brokenWays > 0 && !g.lastTry.allowed(key, g.cfg.Clock.Now(), alonePause) {
 		return backend.Entry{}, &backend.Refusal{Code: codeNoWay, Way: true, RetryAfter: backend.MinBackoff}
 	}
 	g.metrics.lastResort.Inc()
@@ -152,16 +168,18 @@ func (g *Gossip) lastResort(ctx context.Context, key string, stale backend.Stamp
 // codeNoWay is NET-002 of compatibility.md: no connection.
 const codeNoWay = "NET-002"
 
-// lastTries remembers when this node last went alone for a key.
+// lastTries remembers when this node last did for a key what it must not do
+// often.
 type lastTries struct {
 	mu sync.Mutex
 	at map[string]time.Duration
 }
 
-func (l *lastTries) allowed(key string, now time.Duration) bool {
+// allowed reports whether the pause since the last time is over, and notes now.
+func (l *lastTries) allowed(key string, now, pause time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if at, tried := l.at[key]; tried && now-at < alonePause {
+	if at, tried := l.at[key]; tried && now-at < pause {
 		return false
 	}
 	if l.at == nil {

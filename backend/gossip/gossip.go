@@ -67,10 +67,11 @@ type Gossip struct {
 	heard   *announcements
 	metrics *metrics
 
-	peers   atomic.Pointer[Peers]
-	leaving atomic.Bool
-	lastTry lastTries
-	settled settling
+	peers    atomic.Pointer[Peers]
+	leaving  atomic.Bool
+	lastTry  lastTries // of going alone
+	lastLook lastTries // of looking around during a backoff
+	settled  settling
 
 	life  context.Context
 	end   context.CancelFunc

@@ -1,0 +1,50 @@
+package gossip
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"orthanc-oauth/backend"
+)
+
+// quiet has a node know that the provider wants to be left alone.
+func quiet(n *node, pause time.Duration) {
+	n.gossip.store.AdoptRefusal(testKey, &backend.Refusal{Code: "AUTH-003", RetryAfter: pause})
+}
+
+func TestFill_BackoffDoesNotHideWhatOthersHold(t *testing.T) {
+	inFleet(t, 5, func(t *testing.T, f *fleet) {
+		held := f.must(1, backend.Stamp{})
+		for _, n := range f.ordered() {
+			// A node that has heard of the backoff but lacks the copy: it has
+			// restarted, or was apart when the copies were made.
+			n.gossip.store = backend.NewStore(n.gossip.cfg.Clock)
+			quiet(n, 30*time.Second)
+			if e, err := n.get(t.Context(), backend.Stamp{}); err != nil || e.Stamp != held.Stamp {
+				t.Errorf("rank %d got %v, %v; want the entry that the others hold", n.gossip.rank(testKey), e.Stamp, err)
+			}
+		}
+		if f.idp.count() != 1 {
+			t.Errorf("%d acquisitions, want 1", f.idp.count())
+		}
+	})
+}
+
+func TestFill_BackoffIsNoFloodOfQuestionsToPeers(t *testing.T) {
+	inFleet(t, 3, func(t *testing.T, f *fleet) {
+		last := f.ordered()[2]
+		quiet(last, 30*time.Second)
+		for range 100 {
+			if _, err := last.get(t.Context(), backend.Stamp{}); !errors.As(err, new(*backend.Refusal)) {
+				t.Fatalf("got %v, want the refusal", err)
+			}
+		}
+		sent := testutil.ToFloat64(last.gossip.metrics.peerRequests.WithLabelValues("peek", "none"))
+		if sent == 0 || sent > 4 {
+			t.Errorf("%v questions for 100 gets at once, want one to each of two peers", sent)
+		}
+	})
+}
