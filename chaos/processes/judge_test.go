@@ -163,6 +163,9 @@ func (j *judge) extras() (found []extra) {
 		if g.node < 0 {
 			continue
 		}
+		if g.renewed = j.renews(g); g.renewed != nil {
+			continue
+		}
 		for k, h := range j.out.grants {
 			if k != i && j.redundant(g, h) {
 				found = append(found, extra{grant: g, before: h, component: j.first(g)})
@@ -174,6 +177,43 @@ func (j *judge) extras() (found []extra) {
 	return found
 }
 
+// renews returns a token that g may have been acquired to replace: one that was
+// due, in use in g's component, and not yet replaced there. Beside it there may
+// be a younger one, where a fault has split the fleet or cut an acquisition off:
+// the fleet goes on with either, and renews it once.
+func (j *judge) renews(g *grant) *grant {
+	for _, h := range j.out.grants {
+		if h.key != g.key || h == g || !h.alive(g.arrived) || !h.due(g.arrived) {
+			continue
+		}
+		if h.heldIn(j.near(g), j.time.at(g.arrived), g.arrived) && !j.replaced(h, g) {
+			return h
+		}
+	}
+	return nil
+}
+
+// replaced reports whether another node of g's component has replaced h before.
+func (j *judge) replaced(h, g *grant) bool {
+	near := j.near(g)
+	return slices.ContainsFunc(j.out.grants, func(o *grant) bool {
+		return o != g && o.renewed == h && o.arrived < g.arrived && o.heldIn(near, j.time.at(g.arrived), g.arrived)
+	})
+}
+
+// near returns the nodes that were in reach of the acquirer for a while, in the
+// same incarnations.
+func (j *judge) near(g *grant) map[int]bool {
+	here, before := j.time.at(g.arrived), j.time.at(max(0, g.arrived-settled))
+	nodes, then := here.component(g.node), before.component(g.node)
+	for n := range nodes {
+		if !then[n] || before.life[n] != here.life[n] {
+			delete(nodes, n)
+		}
+	}
+	return nodes
+}
+
 // redundant reports whether g was acquired although h was there. Of two that
 // were under way at once, the later one is.
 func (j *judge) redundant(g, h *grant) bool {
@@ -181,14 +221,7 @@ func (j *judge) redundant(g, h *grant) bool {
 	if h.key != g.key || h.arrived >= at || h.due(at) || h.revoked != 0 && h.revoked <= at {
 		return false
 	}
-	here, before := j.time.at(at), j.time.at(max(0, at-settled))
-	near := here.component(g.node)
-	for n := range near {
-		// Connected for a while, and the same incarnations all along.
-		if !before.component(g.node)[n] || before.life[n] != here.life[n] {
-			delete(near, n)
-		}
-	}
+	here, near := j.time.at(at), j.near(g)
 	if h.heldIn(near, here, at) {
 		return true
 	}

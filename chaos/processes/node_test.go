@@ -206,12 +206,15 @@ func (n *node) ask(ctx context.Context, method, url string) (answer, error) {
 // view is what a node thinks of the fleet.
 type view struct {
 	Joined  bool
-	Members []struct{ Name, State string }
+	Members []viewed
 	Leaders []struct {
 		Server, Leader string
 		Order          []string
 	}
 }
+
+// viewed is a member as a node sees it.
+type viewed struct{ Name, ID, Address, State string }
 
 func (n *node) view(ctx context.Context) (view, error) {
 	a, err := n.ask(ctx, http.MethodGet, n.admin+"/dicomweb-oauth/cluster")

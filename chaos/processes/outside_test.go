@@ -37,6 +37,7 @@ type outside struct {
 	asked     int             // token requests
 	last      map[holder]string
 	regressed []string // revoked tokens that came back
+	expired   []string // tokens that came after their end
 }
 
 // grant is one acquisition, by the provider's own book.
@@ -49,6 +50,7 @@ type grant struct {
 	seen            map[holder]time.Duration
 	refused         map[holder]bool // holders that were told 401
 	replaced        map[holder]bool // holders that came with another token after that
+	renewed         *grant          // that this one was acquired to replace, as far as the judge knows
 }
 
 // holder is one incarnation of a node, and a key where that matters.
@@ -172,12 +174,26 @@ func (o *outside) presented(node int, key, token string) {
 	}
 	who := holder{node, life, key}
 	o.move(who, g)
+	if now := o.time.now(); now > g.served+g.life {
+		o.late(who, g, now)
+	}
 	if _, before := g.seen[who]; !before {
 		g.seen[who] = o.time.now()
 	}
 	if g.revoked != 0 {
 		g.refused[who] = true
 	}
+}
+
+// late notes an expired token, unless the node was stopped after it had lent the
+// token, or the request lost packets on its way.
+func (o *outside) late(who holder, g *grant, now time.Duration) {
+	for _, m := range o.time.during(now-patience, now) {
+		if m.life[who.node] != who.life || m.disturbed(who.node) {
+			return
+		}
+	}
+	o.expired = append(o.expired, fmt.Sprintf("node %d presented a token of %q %v after its end, at %v", who.node, who.key, now-g.served-g.life, now))
 }
 
 // move notes that a holder has come from one token to another. A client asks
@@ -212,23 +228,6 @@ func (o *outside) behave(a idptest.Answer) {
 	for _, idp := range o.idps {
 		idp.Always(a)
 	}
-}
-
-// agreed returns an error unless every node came last with the same token.
-func (o *outside) agreed(m moment) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for _, key := range o.keys {
-		tokens := map[string][]int{}
-		for n, life := range m.life {
-			token := o.last[holder{n, life, key}]
-			tokens[token] = append(tokens[token], n)
-		}
-		if len(tokens) != 1 {
-			return fmt.Errorf("%d different tokens of %q are in use: nodes %v", len(tokens), key, values(tokens))
-		}
-	}
-	return nil
 }
 
 func values[K comparable, V any](m map[K]V) (out []V) {

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"orthanc-oauth/cluster"
 	"orthanc-oauth/internal/fleet"
 	"orthanc-oauth/internal/idptest"
 )
@@ -25,16 +26,20 @@ type world struct {
 	ports  ports
 	client idptest.Client
 
-	gossipKey                                string
+	observer *observer
+
+	secret                                   []byte // of gossip
+	gossipKey                                string // the same in base64
 	secretFile, caFile, usersFile, tokenFile string
 }
 
 func newWorld(ctx context.Context, network *network, keep bool) (w *world, err error) {
 	w = &world{
-		ctx: ctx, net: network, time: newTimeline(len(network.nodes)), gossipKey: randomKey(),
+		ctx: ctx, net: network, time: newTimeline(len(network.nodes)), secret: randomKey(),
 		client: idptest.Client{ID: "radiology", Secrets: []string{"canary-client-" + rand.Text()}},
 		ports:  ports{gossip: 7946, data: 8043, admin: 8044},
 	}
+	w.gossipKey = base64.StdEncoding.EncodeToString(w.secret)
 	if w.fleet, err = fleet.New(ctx, fleet.Options{Keep: keep}); err != nil {
 		return nil, err
 	}
@@ -57,6 +62,9 @@ func newWorld(ctx context.Context, network *network, keep bool) (w *world, err e
 		return w, err
 	}
 	if err := w.files(ca); err != nil {
+		return w, err
+	}
+	if w.observer, err = newObserver(w); err != nil {
 		return w, err
 	}
 	for i := range network.nodes {
@@ -92,6 +100,9 @@ func (w *world) close() {
 	for _, n := range w.nodes {
 		n.client.CloseIdleConnections()
 	}
+	if w.observer != nil && w.observer.cluster != nil {
+		w.observer.close()
+	}
 	if w.fleet != nil {
 		w.fleet.Close()
 	}
@@ -100,7 +111,9 @@ func (w *world) close() {
 	}
 }
 
-// converged returns an error unless all nodes see one ring and use one token.
+// converged returns an error unless all nodes see one ring and hold one entry of
+// each key. A node may still lend the token it has at hand, which is as good as
+// the others' until it is due.
 func (w *world) converged(ctx context.Context) error {
 	var mu sync.Mutex
 	orders := map[string][]int{}
@@ -117,7 +130,24 @@ func (w *world) converged(ctx context.Context) error {
 	case len(orders) != 1:
 		return fmt.Errorf("the ring has %d shapes: %v", len(orders), orders)
 	}
-	return w.out.agreed(w.time.current())
+	members, err := w.members(ctx)
+	if err != nil {
+		return err
+	}
+	return w.observer.agreed(ctx, members)
+}
+
+// members returns all nodes as the first one sees them.
+func (w *world) members(ctx context.Context) (all []cluster.Member, err error) {
+	v, err := w.nodes[0].view(ctx)
+	for _, m := range v.Members {
+		if err == nil {
+			var member cluster.Member
+			member, err = m.member()
+			all = append(all, member)
+		}
+	}
+	return all, err
 }
 
 // each calls f for all nodes at once.
@@ -139,7 +169,7 @@ const (
 	stormLength = 30 * time.Second
 	// stormFaults is how many there are in one: with the calm after it more than
 	// twelve a minute.
-	stormFaults = 20
+	stormFaults = 24
 )
 
 // storm injects faults.
@@ -201,10 +231,10 @@ func (s *storm) last() (end time.Duration) {
 	return end
 }
 
-func randomKey() string {
-	var b [32]byte
-	rand.Read(b[:])
-	return base64.StdEncoding.EncodeToString(b[:])
+func randomKey() []byte {
+	b := make([]byte, 32)
+	rand.Read(b)
+	return b
 }
 
 func requireReal() bool { return os.Getenv(requireVar) != "" }
