@@ -25,12 +25,12 @@ func missLimit() float64 {
 }
 
 func TestMiss_CostsHardlyMoreThanAGet(t *testing.T) {
-	a := newAuthority(t)
+	a := redistest.NewAuthority(t)
 	port := redistest.FreePort(t)
-	s := redistest.Start(t, "tls-port "+port, "tls-cert-file "+a.cert, "tls-key-file "+a.key, "tls-ca-cert-file "+a.ca, "tls-auth-clients no")
+	s := redistest.Start(t, "tls-port "+port, "tls-cert-file "+a.Cert, "tls-key-file "+a.Key, "tls-ca-cert-file "+a.CA, "tls-auth-clients no")
 	secure := net.JoinHostPort("127.0.0.1", port)
 	overTLS := redis.Config{Prefix: prefix, Options: redis.Options{
-		URL: redis.Secret("rediss://" + secure), CAFile: a.ca, ServerName: "redis.test",
+		URL: redis.Secret("rediss://" + secure), CAFile: a.CA, ServerName: "redis.test",
 	}}
 	t.Run("tcp", func(t *testing.T) { compareMiss(t, on(s), &goredis.Options{Addr: s.Addr}) })
 	t.Run("tls", func(t *testing.T) {

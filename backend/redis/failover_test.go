@@ -1,9 +1,7 @@
 package redis_test
 
 import (
-	"net"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -93,41 +91,18 @@ func (l *load) outage(t *testing.T) {
 	})
 }
 
-// startSentinels starts a master, two replicas and three Sentinels.
-func startSentinels(t *testing.T) (master *redistest.Server, cfg redis.Config) {
+// sentinels starts a master, two replicas and three Sentinels.
+func sentinels(t *testing.T) (master *redistest.Server, cfg redis.Config) {
 	t.Helper()
-	master = redistest.Start(t, "requirepass canary", "masterauth canary")
-	host, port, _ := net.SplitHostPort(master.Addr)
-	for range 2 {
-		redistest.Start(t, "requirepass canary", "masterauth canary", "replicaof "+host+" "+port)
-	}
-	cfg = redis.Config{Prefix: prefix, Options: redis.Options{
-		Mode: redis.ModeSentinel, MasterName: "main", Password: "canary", SentinelPassword: "sentinel-canary",
+	master, addrs := redistest.StartSentinels(t, "main", "canary", "sentinel-canary")
+	return master, redis.Config{Prefix: prefix, Options: redis.Options{
+		Mode: redis.ModeSentinel, MasterName: "main", Addrs: addrs, Password: "canary", SentinelPassword: "sentinel-canary",
 	}}
-	var sentinels []*redistest.Server
-	for range 3 {
-		s := redistest.StartSentinel(t,
-			"requirepass sentinel-canary",
-			"sentinel sentinel-pass sentinel-canary",
-			"sentinel monitor main "+host+" "+port+" 2",
-			"sentinel auth-pass main canary",
-			"sentinel down-after-milliseconds main 500",
-			"sentinel failover-timeout main 2000")
-		sentinels = append(sentinels, s)
-		cfg.Options.Addrs = append(cfg.Options.Addrs, s.Addr)
-	}
-	for _, s := range sentinels {
-		eventually(t, func() error {
-			info := s.DoAs("sentinel-canary", "INFO", "sentinel")
-			return want(strings.Contains(info, "slaves=2,sentinels=3"), info)
-		})
-	}
-	return master, cfg
 }
 
 func TestFailover_SentinelUnderLoad(t *testing.T) {
 	t.Parallel()
-	master, cfg := startSentinels(t)
+	master, cfg := sentinels(t)
 	l := startLoad(t, cfg, 5)
 	began := time.Now()
 	master.Kill()
@@ -137,13 +112,7 @@ func TestFailover_SentinelUnderLoad(t *testing.T) {
 
 func TestFailover_ClusterMasterUnderLoad(t *testing.T) {
 	t.Parallel()
-	nodes := startCluster(t, 3, 1)
-	for _, replica := range nodes[3:] {
-		eventually(t, func() error {
-			info := replica.Do("INFO", "replication")
-			return want(strings.Contains(info, "master_link_status:up"), info)
-		})
-	}
+	nodes := redistest.StartCluster(t, 3, 1)
 	cfg := clusterOf(nodes)
 	l := startLoad(t, cfg, 5)
 	slot, err := strconv.Atoi(nodes[0].Do("CLUSTER", "KEYSLOT", valueKey()))

@@ -301,7 +301,7 @@ func TestFault_EvictedValueCostsNoAcquisition(t *testing.T) {
 // it asks.
 func TestFault_NodeOfAClusterIsNamed(t *testing.T) {
 	t.Parallel()
-	nodes := startCluster(t, 3, 0)
+	nodes := redistest.StartCluster(t, 3, 0)
 	var named bool
 	for _, n := range nodes {
 		m := member(t, on(n))

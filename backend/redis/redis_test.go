@@ -2,6 +2,7 @@ package redis_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -21,6 +22,9 @@ func TestMain(m *testing.M) {
 	if status, isMember := memberMain(); isMember {
 		os.Exit(status)
 	}
+	// Parallel tests wait for servers, they hardly compute.
+	flag.Parse()
+	_ = flag.Set("test.parallel", "8")
 	// The library looks once a second whether a pool that could not dial has been
 	// closed meanwhile.
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"))

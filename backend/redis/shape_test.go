@@ -2,19 +2,11 @@ package redis_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -144,67 +136,22 @@ func write(t *testing.T, path, text string) {
 	}
 }
 
-// authority is a private CA with one certificate for "redis.test".
-type authority struct{ ca, cert, key string }
-
-func newAuthority(t *testing.T) authority {
-	t.Helper()
-	dir := t.TempDir()
-	caKey, leafKey := newKey(t), newKey(t)
-	ca := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test ca"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
-	}
-	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "redis.test"}, DNSNames: []string{"redis.test"},
-		NotBefore: ca.NotBefore, NotAfter: ca.NotAfter, KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	a := authority{ca: filepath.Join(dir, "ca"), cert: filepath.Join(dir, "cert"), key: filepath.Join(dir, "key")}
-	write(t, a.ca, certPEM(t, ca, ca, &caKey.PublicKey, caKey))
-	write(t, a.cert, certPEM(t, leaf, ca, &leafKey.PublicKey, caKey))
-	der, err := x509.MarshalPKCS8PrivateKey(leafKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	write(t, a.key, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
-	return a
-}
-
-func newKey(t *testing.T) *ecdsa.PrivateKey {
-	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
-}
-
-func certPEM(t *testing.T, cert, parent *x509.Certificate, public *ecdsa.PublicKey, signer *ecdsa.PrivateKey) string {
-	t.Helper()
-	der, err := x509.CreateCertificate(rand.Reader, cert, parent, public, signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-}
-
 func TestShape_TLSWithPrivateCAClientCertificateAndServerName(t *testing.T) {
-	a := newAuthority(t)
+	a := redistest.NewAuthority(t)
 	port := redistest.FreePort(t)
-	redistest.Start(t, "tls-port "+port, "tls-cert-file "+a.cert, "tls-key-file "+a.key, "tls-ca-cert-file "+a.ca)
+	redistest.Start(t, "tls-port "+port, "tls-cert-file "+a.Cert, "tls-key-file "+a.Key, "tls-ca-cert-file "+a.CA)
 	cfg := redis.Config{Prefix: prefix, Options: redis.Options{
 		URL:    redis.Secret("rediss://" + net.JoinHostPort("127.0.0.1", port)),
-		CAFile: filepath.Join(t.TempDir(), "bundle"), CertFile: a.cert, KeyFile: a.key, ServerName: "redis.test",
+		CAFile: filepath.Join(t.TempDir(), "bundle"), CertFile: a.Cert, KeyFile: a.Key, ServerName: "redis.test",
 	}}
-	write(t, cfg.Options.CAFile, readFile(t, newAuthority(t).ca))
+	write(t, cfg.Options.CAFile, readFile(t, redistest.NewAuthority(t).CA))
 	m := member(t, cfg)
 	must(t, m, backend.Stamp{}, (&idp{}).fill)
 	if ok, reason, _ := m.State(); ok || reason != "tls" {
 		t.Fatalf("with another's ca: %v %s", ok, reason)
 	}
 	// The bundle rotates; nobody restarts.
-	write(t, cfg.Options.CAFile, readFile(t, a.ca))
+	write(t, cfg.Options.CAFile, readFile(t, a.CA))
 	eventually(t, func() error {
 		ok, reason, _ := m.State()
 		return want(ok, "still "+reason)
@@ -224,45 +171,9 @@ func readFile(t *testing.T, path string) string {
 	return string(b)
 }
 
-// startCluster starts a cluster; master i's replicas follow all masters in the
-// list.
-func startCluster(t *testing.T, masters, replicas int) []*redistest.Server {
-	t.Helper()
-	var nodes []*redistest.Server
-	for range masters + masters*replicas {
-		// The bus listens on port+10000 by default, which may not exist.
-		nodes = append(nodes, redistest.Start(t, "cluster-enabled yes", "cluster-port "+redistest.FreePort(t), "cluster-node-timeout 1000", "cluster-replica-validity-factor 0"))
-	}
-	for i, n := range nodes {
-		if i < masters {
-			n.Do("CLUSTER", "ADDSLOTSRANGE", strconv.Itoa(i*16384/masters), strconv.Itoa((i+1)*16384/masters-1))
-		}
-		host, port, _ := net.SplitHostPort(n.Addr)
-		if i > 0 {
-			nodes[0].Do("CLUSTER", "MEET", host, port, n.Directive("cluster-port"))
-		}
-	}
-	for _, n := range nodes {
-		eventually(t, func() error {
-			info := n.Do("CLUSTER", "INFO")
-			return want(strings.Contains(info, "cluster_known_nodes:"+strconv.Itoa(len(nodes))+"\r"), info)
-		})
-	}
-	for i, n := range nodes[masters:] {
-		n.Do("CLUSTER", "REPLICATE", nodes[i%masters].Do("CLUSTER", "MYID"))
-	}
-	for _, n := range nodes {
-		eventually(t, func() error {
-			info := n.Do("CLUSTER", "INFO")
-			return want(strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_size:"+strconv.Itoa(masters)), info)
-		})
-	}
-	return nodes
-}
-
 func TestShape_Cluster(t *testing.T) {
 	t.Parallel()
-	nodes := startCluster(t, 3, 0)
+	nodes := redistest.StartCluster(t, 3, 0)
 	for _, n := range nodes {
 		n.Do(append(leastACL, clusterACL...)...)
 	}
@@ -307,6 +218,6 @@ func spread(t *testing.T, m *redis.Redis, nodes []*redistest.Server) {
 
 func TestShape_Sentinel(t *testing.T) {
 	t.Parallel()
-	_, cfg := startSentinels(t)
+	_, cfg := sentinels(t)
 	everything(t, member(t, cfg))
 }

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -29,6 +30,7 @@ type Server struct {
 	Socket string // path of its unix socket
 
 	t        testing.TB
+	password string // what Do needs
 	occupied []net.Conn
 	binary   string
 	dir      string
@@ -215,6 +217,49 @@ func (s *Server) signal(sig syscall.Signal) {
 	}
 }
 
+// Stored returns everything that the server has written to its folder: RDB and
+// AOF.
+func (s *Server) Stored() []byte {
+	s.t.Helper()
+	var all []byte
+	err := filepath.WalkDir(s.dir, func(path string, entry os.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		all = append(all, content...)
+		return err
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return all
+}
+
+// Monitor records every command that the server carries out until stop, which
+// returns them.
+func (s *Server) Monitor() (stop func() string) {
+	s.t.Helper()
+	conn, err := new(net.Dialer).DialContext(s.t.Context(), "unix", s.Socket)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if _, err := ask(conn, []string{"MONITOR"}); err != nil {
+		s.t.Fatal(err)
+	}
+	var seen bytes.Buffer
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = io.Copy(&seen, conn) // ends with the connection
+	}()
+	return func() string {
+		_ = conn.Close()
+		<-done
+		return seen.String()
+	}
+}
+
 // FailSnapshots makes the server unable to write its snapshot, so that it
 // refuses writes (MISCONF).
 func (s *Server) FailSnapshots() {
@@ -224,12 +269,7 @@ func (s *Server) FailSnapshots() {
 		s.t.Fatal(err)
 	}
 	s.Do("BGSAVE")
-	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(s.Do("INFO", "persistence"), "rdb_last_bgsave_status:err"); {
-		if time.Now().After(deadline) {
-			s.t.Fatal("snapshots go on working")
-		}
-		<-time.After(10 * time.Millisecond)
-	}
+	s.await("rdb_last_bgsave_status:err", "INFO", "persistence")
 }
 
 // Occupy makes the server accept n connections at most, and holds those until
@@ -266,17 +306,11 @@ func (s *Server) Vacate() {
 // what the library does cannot hide anything.
 func (s *Server) Do(args ...string) string {
 	s.t.Helper()
-	out, err := s.do(s.t.Context(), args)
-	if err != nil {
-		s.t.Fatalf("redis %s: %v", args[0], err)
+	commands := [][]string{args}
+	if s.password != "" {
+		commands = [][]string{{"AUTH", s.password}, args}
 	}
-	return out
-}
-
-// DoAs is Do with a password.
-func (s *Server) DoAs(password string, args ...string) string {
-	s.t.Helper()
-	out, err := s.do(s.t.Context(), []string{"AUTH", password}, args)
+	out, err := s.do(s.t.Context(), commands...)
 	if err != nil {
 		s.t.Fatalf("redis %s: %v", args[0], err)
 	}
