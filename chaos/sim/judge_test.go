@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -234,7 +235,7 @@ func (j *judge) holds(in *instance, g *grant) {
 		if o == g || o.key != g.key || !o.holders[in] || o.void || o.revoked || j.w.now() >= hardOf(o) {
 			continue
 		}
-		if (backend.Stamp{Gen: o.gen, ID: o.id}).Newer(backend.Stamp{Gen: g.gen, ID: g.id}) {
+		if o.newer(g) {
 			return
 		}
 		delete(o.holders, in)
@@ -293,17 +294,22 @@ func (j *judge) used(in *instance, k int, g *grant) {
 	j.goesOn(in, k, g)
 }
 
+// newer is protocol.md's order of entries, not the code under test.
+func (g *grant) newer(o *grant) bool {
+	return g.gen > o.gen || g.gen == o.gen && bytes.Compare(g.id[:], o.id[:]) > 0
+}
+
 // goesOn demands that an instance does not go back to an older acquisition while
 // the newer one lives.
 func (j *judge) goesOn(in *instance, k int, g *grant) {
 	last := in.served[k]
 	switch now := j.w.now(); {
-	case last == nil || g.gen >= last.gen:
+	case last == nil || g == last.g || g.newer(last.g):
 		if last == nil || g != last.g {
-			in.served[k] = &sight{gen: g.gen, at: now, g: g}
+			in.served[k] = &sight{at: now, g: g}
 		}
-	case last.at < now && !last.g.void && !last.g.revoked && now < softOf(last.g):
-		j.violated(monotone, "%v serves %v of generation %d after %v of %d", in, g, g.gen, last.g, last.gen)
+	case last.at < now && !last.g.void && !last.g.revoked && now < hardOf(last.g)-hops && !j.clocked(now):
+		j.violated(monotone, "%v serves %v after %v, which is newer and lives", in, g, last.g)
 	}
 }
 

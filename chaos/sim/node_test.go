@@ -75,9 +75,8 @@ type instance struct {
 
 // sight is the newest acquisition that an instance was seen to serve.
 type sight struct {
-	gen uint64
-	at  time.Duration
-	g   *grant
+	at time.Duration
+	g  *grant
 }
 
 func (in *instance) String() string { return fmt.Sprintf("n%d.%d", in.node.i, in.n) }

@@ -161,6 +161,21 @@ var scripts = []script{
 		},
 	},
 	{
+		name: "11 of two that meet the older gives way", o: small(6).with(func(o *options) { o.names = 6 }), grants: 4, failures: 1 << 20,
+		story: func(w *world) {
+			w.during("halves", false, 248*time.Second, func() func() {
+				undo := w.trouble(cutting(odd))
+				w.tasks.Go(func() {
+					time.Sleep(220 * time.Second) // both are due, and cannot be renewed
+					w.setIdP(func(p *idp) { p.mood = mood{status: 503} })
+				})
+				return undo
+			})
+			time.Sleep(25 * time.Second)
+			w.setIdP(func(p *idp) { p.mood = mood{} })
+		},
+	},
+	{
 		name: "11 a split on the seeds' side is healed by the others", o: small(9), grants: 1,
 		story: func(w *world) {
 			time.Sleep(5 * time.Second)
@@ -209,6 +224,7 @@ var scripts = []script{
 					w.tasks.Go(func() { in.get(0) })
 				}
 			}
+			time.Sleep(5 * time.Second)
 		},
 	},
 	{
@@ -233,6 +249,7 @@ var scripts = []script{
 					w.tasks.Go(func() { in.get(0) })
 				}
 			}
+			time.Sleep(10 * time.Second)
 		},
 	},
 	{
