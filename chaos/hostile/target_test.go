@@ -83,8 +83,6 @@ func newTarget(t *testing.T, opts options) *target {
 	return tg
 }
 
-// start starts the nodes, one after the other: on two cores the derivation of
-// all their keys at once would outlast the patience of each.
 func (tg *target) start(t *testing.T, f *fleet.Fleet, servers map[string]any, opts options) {
 	t.Helper()
 	var peers []string
@@ -131,7 +129,7 @@ type clusterView struct {
 	Leaders []struct{ Server, Leader string }
 }
 
-func cluster(ctx context.Context, n *fleet.Sidecar) (clusterView, error) {
+func view(ctx context.Context, n *fleet.Sidecar) (clusterView, error) {
 	var v struct{ Data clusterView }
 	err := n.Get(ctx, "/dicomweb-oauth/cluster", &v)
 	return v.Data, err
@@ -142,7 +140,7 @@ func (tg *target) together(t *testing.T) {
 	t.Helper()
 	must(t, fleet.Eventually(t.Context(), 30*time.Second, func(ctx context.Context) error {
 		for _, n := range tg.nodes {
-			if v, err := cluster(ctx, n); err != nil || len(v.Members) != len(tg.nodes) {
+			if v, err := view(ctx, n); err != nil || len(v.Members) != len(tg.nodes) {
 				return fmt.Errorf("%s sees %d members, %w", n.Name, len(v.Members), err)
 			}
 		}
@@ -172,7 +170,7 @@ const loadKey = "archive0"
 // notLedBy returns the keys for cold gets that another node than n leads.
 func (tg *target) notLedBy(t *testing.T, n *fleet.Sidecar) (keys []string) {
 	t.Helper()
-	v, err := cluster(t.Context(), n)
+	v, err := view(t.Context(), n)
 	must(t, err)
 	for _, l := range v.Leaders {
 		if l.Leader != n.Name && l.Server != loadKey {
