@@ -18,7 +18,7 @@ FUZZTIME ?= 30s
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: deps build ## Three real Orthancs, one token (BACKEND=gossip, redis or memory)
@@ -67,6 +67,15 @@ bench: ## The figures of the hot path and the data path, as ratios within one ru
 	go test -run '^$$' -bench . -benchmem -cpu 1,2 ./tokens
 	go test -run '^$$' -bench ColdFleet -benchtime 20x ./backend/gossip
 	go test -run '^$$' -bench STOW -benchtime 1x ./internal/proxy
+
+.PHONY: chaos-processes
+chaos-processes: $(BINARY) ## 500 faults on real processes in network namespaces, within 40 min (needs root)
+	ORTHANC_OAUTH_REQUIRE_REAL=1 ORTHANC_OAUTH_BINARY=$(BINARY) \
+		go test -v -count=1 -timeout 50m ./chaos/processes -chaos.faults 500
+
+.PHONY: chaos-hostile
+chaos-hostile: $(BINARY) ## Strangers, liars and eavesdroppers against real processes, measured
+	ORTHANC_OAUTH_BINARY=$(BINARY) go test -v -count=1 ./chaos/hostile
 
 .PHONY: fuzz
 fuzz: ## Every decoder a stranger or a peer can reach, FUZZTIME each

@@ -104,8 +104,8 @@ func (s *storm) process(ctx context.Context, p plan) (*node, func()) {
 	s.w.time.change(func(m *moment) {
 		for i := range s.w.nodes {
 			n := s.w.nodes[(want+i)%len(s.w.nodes)]
-			if m.running[n.number] == 0 {
-				m.running[n.number], got = 1, n
+			if !m.running[n.number] {
+				m.running[n.number], got = true, n
 				return
 			}
 		}
@@ -171,7 +171,7 @@ func (s *storm) rolling(ctx context.Context, p plan) error {
 	p.leader = false
 	for i := range s.w.nodes {
 		p.node = i
-		if s.w.time.current().running[i] != 0 {
+		if s.w.time.current().running[i] {
 			continue
 		}
 		if err := s.restart(ctx, p); err != nil {
@@ -202,7 +202,7 @@ func (s *storm) restartAll(ctx context.Context, p plan) error {
 	return each(taken, func(n *node) error { return n.start(s.w.ctx) })
 }
 
-// wire applies a change of a node's network and undoes it.
+// cut applies a change that takes a node off the network, and undoes it.
 func (s *storm) cut(ctx context.Context, n *node, d time.Duration, off, on func() error) error {
 	s.w.time.change(func(m *moment) { count(m.cut, n.number, 1) })
 	defer s.w.time.change(func(m *moment) { count(m.cut, n.number, -1) })
@@ -213,8 +213,9 @@ func (s *storm) cut(ctx context.Context, n *node, d time.Duration, off, on func(
 	return on()
 }
 
-// ports and interfaces are up while no fault wants them down.
-func (s *storm) link(n *node, at place, device string, by int) error {
+// link takes a port or an interface down, or up again once no fault wants it
+// down.
+func (s *storm) link(at place, device string, by int) error {
 	s.links.Lock()
 	defer s.links.Unlock()
 	id := at.name + device
@@ -227,13 +228,13 @@ func (s *storm) link(n *node, at place, device string, by int) error {
 func (s *storm) unplug(ctx context.Context, p plan) error {
 	n := s.w.nodes[p.node]
 	return s.cut(ctx, n, p.duration,
-		func() error { return s.link(n, s.w.net.hub, n.place.port, 1) }, func() error { return s.link(n, s.w.net.hub, n.place.port, -1) })
+		func() error { return s.link(s.w.net.hub, n.place.port, 1) }, func() error { return s.link(s.w.net.hub, n.place.port, -1) })
 }
 
 func (s *storm) ifdown(ctx context.Context, p plan) error {
 	n := s.w.nodes[p.node]
 	return s.cut(ctx, n, p.duration,
-		func() error { return s.link(n, n.place, "eth0", 1) }, func() error { return s.link(n, n.place, "eth0", -1) })
+		func() error { return s.link(n.place, "eth0", 1) }, func() error { return s.link(n.place, "eth0", -1) })
 }
 
 func (s *storm) flap(ctx context.Context, p plan) error {

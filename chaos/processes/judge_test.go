@@ -24,7 +24,6 @@ const (
 
 // fault is one that was injected.
 type fault struct {
-	id         faultID
 	kind       string
 	what       string
 	begun, end time.Duration

@@ -11,15 +11,13 @@ import (
 // moment is who could do what, and reach whom, from an instant on.
 type moment struct {
 	at      time.Duration
-	life    []int           // incarnation of each node; 0: it does not run, or is stopped
-	cut     map[int]int     // nodes without a cable, counted by fault
-	blocked map[[2]int]int  // from, to: packets are dropped
-	lossy   map[int]int     // nodes that lose packets
-	idp     int             // faults of the provider
-	running map[int]faultID // what is being done to a node's process
+	life    []int          // incarnation of each node; 0: it does not run, or is stopped
+	cut     map[int]int    // nodes without a cable, counted by fault
+	blocked map[[2]int]int // from, to: packets are dropped
+	lossy   map[int]int    // nodes that lose packets
+	idp     int            // faults of the provider
+	running map[int]bool   // nodes whose process something is being done to
 }
-
-type faultID int
 
 // timeline is the truth of a run: how the world was, instant by instant. A fault
 // is noted before it is applied, its end after it is undone.
@@ -32,7 +30,7 @@ type timeline struct {
 
 func newTimeline(nodes int) *timeline {
 	return &timeline{start: time.Now(), moments: []moment{{
-		life: make([]int, nodes), cut: map[int]int{}, blocked: map[[2]int]int{}, lossy: map[int]int{}, running: map[int]faultID{},
+		life: make([]int, nodes), cut: map[int]int{}, blocked: map[[2]int]int{}, lossy: map[int]int{}, running: map[int]bool{},
 	}}}
 }
 
