@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -59,10 +60,17 @@ type Node struct {
 	ended error
 }
 
+// gcPercent is how much garbage may pile up beside what is in use before it is
+// collected. The runtime's own 100 lets what four large uploads keep for a replay
+// (16 MiB) double: Orthanc then grew by 46 MiB. At 25 it grows by 25 MiB, at the
+// same throughput.
+const gcPercent = 25
+
 // New builds a node from a validated configuration. It reads secrets, derives
 // keys (0.13 s of CPU a credential) and binds the gossip port. A New that fails
 // leaves nothing behind.
 func New(cfg Config) (_ *Node, err error) {
+	debug.SetGCPercent(gcPercent)
 	n := &Node{conf: cfg.Config, log: cfg.Log, clock: backend.NewClock(nil), registry: prometheus.NewRegistry()}
 	n.life, n.end = context.WithCancel(context.Background())
 	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))

@@ -24,7 +24,7 @@ type Config struct {
 	Realm string
 
 	ReplayBytes      int64         // kept of each upload for a second attempt; 8 MiB
-	ReplayTotalBytes int64         // kept of all together; 64 MiB. A body's first 2 MiB may use all of it, the rest a quarter
+	ReplayTotalBytes int64         // kept of all together; 64 MiB; see budget
 	IdleTimeout      time.Duration // a transfer on which no byte moves; 2 min
 
 	Version string // for the envelope of error bodies

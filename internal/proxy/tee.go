@@ -27,15 +27,14 @@ func (b *bufferPool) Get() []byte { return b.pool.Get().(*[bufferSize]byte)[:] }
 func (b *bufferPool) Put(buf []byte) { b.pool.Put((*[bufferSize]byte)(buf[:bufferSize])) }
 
 // earlyBytes covers what goes by before the answer of a remote that refuses a
-// request at its header is seen: 0.6-1.7 MB were measured, and loopback has
-// larger socket buffers.
-const earlyBytes = 4 << 20
+// request at its header is seen: 0.6-1.7 MB were measured.
+const earlyBytes = 3 << 20
 
 // budget bounds what all tees of a proxy hold together. The first earlyBytes of
 // each body may use all of it, so that as many uploads as possible survive an
 // early 401 at once; the rest of a body, which helps only where the remote reads
-// everything before it says no, may use a quarter. Four large uploads then hold
-// 16 MiB with the defaults, and not 32.
+// everything before it says no, may use a sixth. Four large uploads then hold
+// 12 MiB with the defaults, and not 32.
 type budget struct {
 	used  atomic.Int64
 	total int64
@@ -44,7 +43,7 @@ type budget struct {
 func (b *budget) take(n, heldSoFar int64) bool {
 	limit := b.total
 	if heldSoFar >= earlyBytes {
-		limit /= 4
+		limit /= 6
 	}
 	if b.used.Add(n) > limit {
 		b.used.Add(-n)
