@@ -14,8 +14,9 @@ const defaultCredentialsEvery = 10 * time.Second
 
 // Credentials names a user and a password as they are now. It is asked at every
 // new connection and every Options.CredentialsEvery; where the answer has
-// changed, the live connections authenticate again. So it suits passwords that
-// live shortly and those that stand in a file.
+// changed, the live connections authenticate again; behind Sentinels, where the
+// library cannot, no connection lives longer than four minutes. So it suits
+// passwords that live shortly and those that stand in a file.
 type Credentials func(ctx context.Context) (username, password string, err error)
 
 type login struct{ username, password string }

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -67,6 +69,9 @@ var hints = map[string]string{
 // Hint returns what an operator does about a reason that State names, or
 // nothing.
 func Hint(reason string) string { return hints[reason] }
+
+// Reasons returns every reason that Hint knows, in order.
+func Reasons() []string { return slices.Sorted(maps.Keys(hints)) }
 
 // codes are the beginnings of Redis's own errors. Order matters: the general
 // ones come last.

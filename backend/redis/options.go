@@ -30,6 +30,9 @@ const (
 	// maxIdle closes connections before the idle limits of managed services and
 	// firewalls (4 min and more) cut them silently.
 	maxIdle = 3 * time.Minute
+	// credentialLife is how long a connection lives that cannot authenticate
+	// again: what a cloud issues is renewed five minutes or more before its end.
+	credentialLife = 4 * time.Minute
 )
 
 // Options say how Redis is reached; they are the configuration's Redis section.
@@ -146,7 +149,14 @@ func (o Options) client() (goredis.UniversalClient, *keeper, error) {
 	}
 	u := o.universal()
 	var k *keeper
-	if o.Credentials != nil {
+	switch {
+	case o.Credentials == nil:
+	case o.Mode == ModeSentinel:
+		// The library's failover client panics on a streaming provider (9.23), so
+		// connections are replaced in time instead.
+		u.CredentialsProviderContext = o.Credentials
+		u.ConnMaxLifetime = credentialLife
+	default:
 		k = newKeeper(o)
 		u.StreamingCredentialsProvider = k
 	}

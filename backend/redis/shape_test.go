@@ -220,4 +220,8 @@ func TestShape_Sentinel(t *testing.T) {
 	t.Parallel()
 	_, cfg := sentinels(t)
 	everything(t, member(t, cfg))
+	// The same with a password that can change.
+	cfg.Options.Password = ""
+	cfg.Options.Credentials = func(context.Context) (string, string, error) { return "", "canary", nil }
+	everything(t, member(t, cfg))
 }

@@ -2,6 +2,7 @@ package redistest
 
 import (
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -10,19 +11,27 @@ import (
 
 // StartCluster starts a cluster: the masters first, then their replicas, which
 // follow them in turn. It returns once all agree and the replicas have caught up.
+// With "tls-cluster yes" among the directives each node has a TLS port too.
 func StartCluster(t testing.TB, masters, replicas int, directives ...string) []*Server {
 	t.Helper()
 	directives = append([]string{"cluster-enabled yes", "cluster-node-timeout 1000", "cluster-replica-validity-factor 0"}, directives...)
 	var nodes []*Server
 	for range masters + masters*replicas {
 		// The bus listens on port+10000 by default, which may not exist.
-		nodes = append(nodes, Start(t, append(directives, "cluster-port "+FreePort(t))...))
+		own := []string{"cluster-port " + FreePort(t)}
+		if slices.Contains(directives, "tls-cluster yes") {
+			own = append(own, "tls-port "+FreePort(t))
+		}
+		nodes = append(nodes, Start(t, append(own, directives...)...))
 	}
 	for i, n := range nodes {
 		if i < masters {
 			n.Do("CLUSTER", "ADDSLOTSRANGE", strconv.Itoa(i*16384/masters), strconv.Itoa((i+1)*16384/masters-1))
 		}
 		host, port, _ := net.SplitHostPort(n.Addr)
+		if secure := n.Directive("tls-port"); secure != "" {
+			port = secure
+		}
 		if i > 0 {
 			nodes[0].Do("CLUSTER", "MEET", host, port, n.Directive("cluster-port"))
 		}

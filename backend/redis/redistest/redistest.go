@@ -67,6 +67,7 @@ func Prepare(t testing.TB, directives ...string) *Server {
 	_, port, _ := net.SplitHostPort(s.Addr)
 	s.args = []string{"--port", port, "--bind", "127.0.0.1", "--unixsocket", s.Socket, "--dir", dir, "--save", "", "--daemonize", "no"}
 	s.args = append(s.args, arguments(directives)...)
+	s.password = s.Directive("requirepass")
 	t.Cleanup(func() {
 		s.Kill()
 		_ = os.RemoveAll(dir)
@@ -244,8 +245,10 @@ func (s *Server) Monitor() (stop func() string) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if _, err := ask(conn, []string{"MONITOR"}); err != nil {
-		s.t.Fatal(err)
+	for _, args := range s.authenticated([]string{"MONITOR"}) {
+		if _, err := ask(conn, args); err != nil {
+			s.t.Fatal(err)
+		}
 	}
 	var seen bytes.Buffer
 	done := make(chan struct{})
@@ -306,15 +309,19 @@ func (s *Server) Vacate() {
 // what the library does cannot hide anything.
 func (s *Server) Do(args ...string) string {
 	s.t.Helper()
-	commands := [][]string{args}
-	if s.password != "" {
-		commands = [][]string{{"AUTH", s.password}, args}
-	}
-	out, err := s.do(s.t.Context(), commands...)
+	out, err := s.do(s.t.Context(), s.authenticated(args)...)
 	if err != nil {
 		s.t.Fatalf("redis %s: %v", args[0], err)
 	}
 	return out
+}
+
+// authenticated puts before a command what it needs.
+func (s *Server) authenticated(command []string) [][]string {
+	if s.password == "" {
+		return [][]string{command}
+	}
+	return [][]string{{"AUTH", s.password}, command}
 }
 
 // do sends commands and returns the answer to the last.
