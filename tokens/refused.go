@@ -95,7 +95,12 @@ func (s *Source) Confirm(ctx context.Context, t Token) {
 func (s *Source) Invalidate(ctx context.Context) (Token, error) {
 	c := s.cred.Load()
 	if _, err := s.manager.backend.Delete(ctx, c.key); err != nil {
-		return Token{}, s.failed(err, noToken)
+		if ctx.Err() != nil {
+			return Token{}, failure(s.name, err)
+		}
+		// As after a 401: what cannot be shared still holds here.
+		s.manager.metrics.cacheError("backend")
+		s.manager.log.Warn("revocation not shared", "server", s.name, "cause", err)
 	}
 	if g := s.near.Load(); g != nil {
 		s.revoked(g.cred, g.stamp.ID)

@@ -73,6 +73,7 @@ type Resilient struct {
 
 	mu       sync.Mutex
 	openedAt time.Time
+	last     *Error // why the last request failed; nil after a success
 }
 
 // NewResilient wraps next.
@@ -162,11 +163,12 @@ func (r *Resilient) breakerLeft() time.Duration {
 // attempts sends a request and at most maxRetries more.
 func (r *Resilient) attempts(ctx context.Context) (Response, error) {
 	if spent := r.budget.take(); spent != nil {
-		return Response{}, spent
+		return Response{}, r.explain(spent)
 	}
 	for n := 1; ; n++ {
 		resp, err := r.next.Fetch(ctx)
 		if err == nil {
+			r.note(nil)
 			r.budget.settle(resp.Requests, resp.Lifetime)
 			return resp, nil
 		}
@@ -174,12 +176,33 @@ func (r *Resilient) attempts(ctx context.Context) (Response, error) {
 		if !ok {
 			return Response{}, err
 		}
+		r.note(e)
 		r.budget.settle(e.Requests, 0)
 		if !e.Retryable || n >= r.maxAttempts() || !r.pause(ctx, n) || r.budget.take() != nil {
 			return Response{}, err
 		}
 		r.cfg.Metrics.retries.WithLabelValues(r.cfg.Server).Inc()
 	}
+}
+
+// note remembers how the last request went.
+func (r *Resilient) note(e *Error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last = e
+}
+
+// explain gives a spent budget the cause that spent it: an operator is to read
+// that the connection is refused, not that it was tried too often.
+func (r *Resilient) explain(spent *Error) *Error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.last == nil {
+		return spent
+	}
+	e := *r.last
+	e.RetryAfter, e.Retryable, e.Err = spent.RetryAfter, false, fmt.Errorf("%w; the last request: %w", spent.Err, r.last)
+	return &e
 }
 
 func (r *Resilient) maxAttempts() int {

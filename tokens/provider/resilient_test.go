@@ -176,6 +176,21 @@ func TestResilient_SpentBudgetSaysWhenToAskAgain(t *testing.T) {
 	})
 }
 
+func TestResilient_SpentBudgetNamesWhatSpentIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &script{steps: []step{{err: &Error{Code: CodeConnection, Way: true, Retryable: true, Err: errors.New("connection refused")}}}}
+		r := resilient(t, s, ResilienceConfig{})
+		if _, err := r.Fetch(flight(t)); err == nil {
+			t.Fatal("no error")
+		}
+		_, err := r.Fetch(flight(t))
+		e, ok := errors.AsType[*Error](err)
+		if !ok || e.Code != CodeConnection || !e.Way || e.RetryAfter <= 0 || !errors.Is(err, errBudget) {
+			t.Errorf("got %+v, want the refused connection and when to ask again", err)
+		}
+	})
+}
+
 func TestResilient_BudgetCountsEveryRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &script{steps: []step{{err: &Error{Code: CodeCredentials, Requests: 2}}}}
