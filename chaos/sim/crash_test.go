@@ -18,7 +18,7 @@ const leadTime = 48 * time.Millisecond
 // acquisition is lost.
 func TestCrash_OfALeaderAtEveryMoment(t *testing.T) {
 	for _, how := range []ending{kill, crash, leave} {
-		for at := time.Duration(0); at < leadTime; at += *stepFlag {
+		for at := time.Duration(0); at < leadTime; at += *stepFlag * slowdown {
 			t.Run(fmt.Sprintf("%v/%v", how, at), func(t *testing.T) {
 				t.Parallel()
 				endLeaderAt(t, how, at)

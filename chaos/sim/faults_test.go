@@ -121,6 +121,7 @@ var kinds = []kind{
 	{"loss", 6, false, seconds(3, 20), loss},
 	{"slow-link", 6, false, seconds(3, 20), slowLink},
 	{"clock", 6, false, atOnce, clockJump},
+	{"restart", 0, false, atOnce, nil}, // one of a rolling restart
 	{"rolling", 2, false, seconds(0, 0.1), rolling},
 	{"all-at-once", 2, false, atOnce, allAtOnce},
 	{"void", 14, true, atOnce, void},
@@ -233,10 +234,16 @@ func (n *node) jump(step time.Duration) {
 	}
 }
 
+// rolling restarts all in turn. In a fleet that is whole this costs nothing; one
+// that is split has many whose seeds are out of reach, so every restart counts.
 func rolling(w *world, _ *rand.Rand) (string, func()) {
 	for _, n := range w.nodes {
-		n.stop(leave)
-		n.start()
+		f := w.begin(&fault{kind: "restart"}, func() (string, func()) {
+			n.stop(leave)
+			n.start()
+			return n.String(), nothing
+		})
+		w.end(f)
 		time.Sleep(2 * time.Second)
 	}
 	return "restart", nothing
@@ -284,7 +291,7 @@ func idpDeaf(w *world, _ *rand.Rand) (string, func()) {
 func noWay(w *world, r *rand.Rand) (string, func()) {
 	n := w.someone(r)
 	w.setIdP(func(p *idp) { p.noWay[n.i]++ })
-	return n.String(), func() { w.setIdP(func(p *idp) { p.noWay[n.i]-- }) }
+	return n.String(), func() { w.setIdP(func(p *idp) { p.noWay[n.i]--; p.wayBack[n.i] = w.now() }) }
 }
 
 func repeats(w *world, _ *rand.Rand) (string, func()) {

@@ -30,6 +30,7 @@ type idp struct {
 	repeats bool // a grant repeats the token of the last one while that lives
 	deaf    bool // nobody can connect
 	noWay   map[int]int
+	wayBack map[int]time.Duration // when a node's way was there again
 	forbids bool // the remotes refuse every token
 	grants  []*grant
 	byToken map[string]*grant

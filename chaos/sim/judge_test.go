@@ -288,7 +288,7 @@ func (j *judge) used(in *instance, k int, g *grant) {
 	if now >= hardOf(g) {
 		j.violated(unexpired, "%v serves %v, %v after its hard expiry", in, g, now-hardOf(g))
 	}
-	if at, ok := in.learned[g.id]; ok && at < now && g.id != (backend.ID{}) {
+	if at, ok := in.learned[g.id]; ok && at < now && g.id != (backend.ID{}) && !g.repeated {
 		j.violated(revoked, "%v serves %v, %v after it learned of its revocation", in, g, now-at)
 	}
 	j.goesOn(in, k, g)
@@ -308,6 +308,7 @@ func (j *judge) goesOn(in *instance, k int, g *grant) {
 		if last == nil || g != last.g {
 			in.served[k] = &sight{at: now, g: g}
 		}
+	case g.repeated || last.g.repeated: // its generation rises
 	case last.at < now && !last.g.void && !last.g.revoked && now < hardOf(last.g)-hops && !j.clocked(now):
 		j.violated(monotone, "%v serves %v after %v, which is newer and lives", in, g, last.g)
 	}
@@ -338,7 +339,7 @@ func (w *world) got(g *get, status int, err error) error {
 	}
 	j.gets++
 	took := now - g.began
-	healthy := w.idp.ok() && w.idp.okSince <= g.began && j.quietUntil[g.key] <= g.began
+	healthy := w.idp.ok() && w.idp.okSince <= g.began && j.quietUntil[g.key] <= g.began && !j.repeatedVoid(g.key)
 	if healthy {
 		j.slowest = max(j.slowest, took)
 	}
@@ -376,7 +377,7 @@ func (j *judge) failedGet(g *get, healthy bool, err error) {
 	still := j.lastMove <= g.began
 	if healthy {
 		for i := range reach {
-			if j.w.idp.reaches(i) && (still || i == g.in.node.i) {
+			if j.w.idp.reaches(i) && (still || i == g.in.node.i) && j.w.idp.wayBack[i] <= g.began-backend.FlightBudget {
 				if in := j.w.nodes[i].in; in == nil || !j.knows(g.in, in) {
 					continue
 				}
@@ -385,13 +386,19 @@ func (j *judge) failedGet(g *get, healthy bool, err error) {
 			}
 		}
 	}
-	if h, t := j.inReach(g, reach); t != nil && still && j.knows(g.in, h) {
+	if h, t := j.inReach(g, reach); t != nil && still && !j.repeatedVoid(g.key) && j.knows(g.in, h) {
 		j.violated(available, "%v got nothing for key %d while %v holds %v: %v", g.in, g.key, h, t, err)
 	}
 }
 
 // acquainted is how long those who can reach each other may take to act on it.
 const acquainted = 3 * time.Second
+
+// repeatedVoid reports whether the provider has repeated a token that the remote
+// now refuses. Whoever holds its bytes serves nothing and asks again at leisure.
+func (j *judge) repeatedVoid(k int) bool {
+	return slices.ContainsFunc(j.w.idp.grants, func(g *grant) bool { return g.key == k && g.repeated && g.void })
+}
 
 // knows reports whether an instance can ask another: it sees it as a member, and
 // neither has just come into reach.

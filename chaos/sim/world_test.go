@@ -76,7 +76,7 @@ func (w *world) open() {
 	w.net = memnet.New(w.o.seed + 1)
 	w.hist.began = w.began
 	w.links = newLinks(w)
-	w.idp = idp{latency: w.o.latency, byToken: make(map[string]*grant), noWay: make(map[int]int)}
+	w.idp = idp{latency: w.o.latency, byToken: make(map[string]*grant), noWay: make(map[int]int), wayBack: make(map[int]time.Duration)}
 	w.judge = newJudge(w)
 	w.hist.add("", "%v", w.o)
 	for i := range w.o.nodes {
