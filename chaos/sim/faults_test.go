@@ -16,9 +16,6 @@ type fault struct {
 	kind   string
 	what   string
 	onIdP  bool // the network and the nodes are well
-	at     time.Duration
-	lasts  time.Duration
-	rng    *rand.Rand
 	began  time.Duration
 	ended  time.Duration // -1 while it lasts
 	extras int

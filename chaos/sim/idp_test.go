@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -31,7 +32,7 @@ type idp struct {
 	deaf    bool // nobody can connect
 	noWay   map[int]int
 	wayBack map[int]time.Duration // when a node's way was there again
-	forbids bool // the remotes refuse every token
+	forbids bool                  // the remotes refuse every token
 	grants  []*grant
 	byToken map[string]*grant
 	calls   int
@@ -97,12 +98,12 @@ func (l line) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !open {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
 	}
-	answer, g, wait := w.asked(l, ctx)
+	answer, g, wait := w.asked(ctx, l)
 	err := sleep(ctx, wait)
 	if err == nil {
 		err = l.in.awake(ctx)
 	}
-	w.answered(l.in, g, ctx, err)
+	w.answered(l.in, g, err)
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +112,7 @@ func (l line) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // asked is the provider's decision, made when the request arrives: the node may
 // be dead when the answer does.
-func (w *world) asked(l line, ctx context.Context) (*http.Response, *grant, time.Duration) {
+func (w *world) asked(ctx context.Context, l line) (*http.Response, *grant, time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.idp.calls++
@@ -140,8 +141,8 @@ func (w *world) asked(l line, ctx context.Context) (*http.Response, *grant, time
 func (w *world) grant(l line) *grant {
 	p := &w.idp
 	if p.repeats {
-		for i := len(p.grants) - 1; i >= 0; i-- {
-			if g := p.grants[i]; g.key == l.key && !g.void && w.now() < g.at+g.life-10*time.Second {
+		for _, g := range slices.Backward(p.grants) {
+			if g.key == l.key && !g.void && w.now() < g.at+g.life-10*time.Second {
 				w.hist.add(l.in.String(), "key %d: provider repeats %v", l.key, g)
 				g.repeated, g.margin = true, min(g.margin, marginOf(g.at+g.life-w.now()))
 				return g
@@ -166,7 +167,7 @@ func response(status int, body string) *http.Response {
 	}
 }
 
-func (w *world) answered(in *instance, g *grant, _ context.Context, err error) {
+func (w *world) answered(in *instance, g *grant, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if g == nil {

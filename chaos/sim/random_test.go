@@ -101,7 +101,6 @@ type figures struct {
 	failed, refused, grants, extras, quiet, max int
 	violations                                  map[invariant]int
 	slowest                                     time.Duration
-	virtual                                     time.Duration
 	byKind                                      map[string][2]int // faults, extras
 }
 

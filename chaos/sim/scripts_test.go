@@ -43,17 +43,6 @@ func (w *world) leader() *node { return w.order(0)[0].node }
 
 func cutting(hits func(i, j int) bool) *trouble { return &trouble{cut: true, hits: hits} }
 
-func between(pairs ...[2]*node) func(i, j int) bool {
-	return func(i, j int) bool {
-		for _, p := range pairs {
-			if i == p[0].i && j == p[1].i || j == p[0].i && i == p[1].i {
-				return true
-			}
-		}
-		return false
-	}
-}
-
 func odd(i, j int) bool { return i%2 != j%2 }
 
 // hush stops everybody's own requests, so that a story alone asks.
