@@ -29,7 +29,7 @@ func (h *history) at(when time.Duration, f func(m *moment)) {
 func (h *history) grant(node int, at time.Duration, users ...int) *grant {
 	g := &grant{
 		key: "short", token: at.String(), node: node, life: time.Minute, arrived: at, served: at + time.Second/10,
-		seen: map[holder]time.Duration{}, refused: map[holder]bool{}, replaced: map[holder]bool{},
+		seen: map[holder]time.Duration{}, dropped: map[holder]time.Duration{}, refused: map[holder]bool{}, replaced: map[holder]bool{},
 	}
 	for _, n := range append(users, node) {
 		g.seen[holder{n, 1, "short"}] = g.served
@@ -119,9 +119,13 @@ func TestJudge_JudgesGets(t *testing.T) {
 		get   op
 		want  verdict
 	}{
-		"the provider was there":     {func(*history) {}, failed, broken},
-		"a peer held a token":        {func(h *history) { broke(h); h.grant(0, second) }, failed, broken},
-		"neither":                    {broke, failed, unlendable},
+		"the provider was there": {func(*history) {}, failed, broken},
+		"a peer held a token":    {func(h *history) { broke(h); h.grant(0, second) }, failed, broken},
+		"neither":                {broke, failed, unlendable},
+		"the peer went over to another, which ended": {func(h *history) {
+			broke(h)
+			h.grant(0, second).dropped[holder{0, 1, "short"}] = 8 * second
+		}, failed, unlendable},
 		"the peer was out of reach":  {func(h *history) { broke(h); h.grant(0, second); h.at(2*second, partition) }, failed, unlendable},
 		"the peer's was revoked":     {func(h *history) { broke(h); h.grant(0, second).revoked = 5 * second }, failed, unlendable},
 		"the provider is just back":  {func(h *history) { broke(h); h.at(18*second, func(m *moment) { m.idp = 0 }) }, failed, recovering},

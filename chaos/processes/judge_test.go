@@ -54,11 +54,14 @@ func (g *grant) due(at time.Duration) bool {
 	return at > g.arrived+g.life-min(ahead, 5*time.Minute)-g.life/20-time.Second
 }
 
-// heldIn reports whether one of the nodes has the token at an instant.
+// heldIn reports whether one of the nodes has the token at an instant: it came
+// with it, and has not gone over to another since. Where a fault has made two, a
+// node that learns of the other keeps one.
 func (g *grant) heldIn(nodes map[int]bool, m moment, at time.Duration) bool {
 	for n := range nodes {
 		who := holder{n, m.life[n], g.key}
-		if seen, ok := g.seen[who]; ok && seen <= at && !g.refused[who] {
+		seen, ok := g.seen[who]
+		if dropped, gone := g.dropped[who]; ok && seen <= at && (!gone || dropped > at) {
 			return true
 		}
 	}

@@ -48,9 +48,10 @@ type grant struct {
 	arrived, served time.Duration // of the request; of its answer
 	revoked         time.Duration // 0: never
 	seen            map[holder]time.Duration
-	refused         map[holder]bool // holders that were told 401
-	replaced        map[holder]bool // holders that came with another token after that
-	renewed         *grant          // that this one was acquired to replace, as far as the judge knows
+	dropped         map[holder]time.Duration // holders that went over to another
+	refused         map[holder]bool          // holders that were told 401
+	replaced        map[holder]bool          // holders that came with another token after that
+	renewed         *grant                   // that this one was acquired to replace, as far as the judge knows
 }
 
 // holder is one incarnation of a node, and a key where that matters.
@@ -108,7 +109,7 @@ func (o *outside) issue(w http.ResponseWriter, r *http.Request) {
 	}
 	g := &grant{
 		key: key, node: o.nodeOf(r), life: lives[key], arrived: o.time.now(),
-		seen: map[holder]time.Duration{}, refused: map[holder]bool{}, replaced: map[holder]bool{},
+		seen: map[holder]time.Duration{}, dropped: map[holder]time.Duration{}, refused: map[holder]bool{}, replaced: map[holder]bool{},
 	}
 	o.mu.Lock()
 	o.asked++
@@ -201,9 +202,11 @@ func (o *outside) late(who holder, g *grant, now time.Duration) {
 // come back.
 func (o *outside) move(who holder, g *grant) {
 	last := o.byToken[o.last[who]]
-	if last != nil && last != g && last.refused[who] {
-		last.replaced[who] = true
+	if last != nil && last != g {
+		last.dropped[who] = o.time.now()
+		last.replaced[who] = last.replaced[who] || last.refused[who]
 	}
+	delete(g.dropped, who)
 	if g.replaced[who] {
 		o.regressed = append(o.regressed, fmt.Sprintf("node %d (life %d) presented a revoked token of %q again at %v", who.node, who.life, who.key, o.time.now()))
 	}
