@@ -52,6 +52,7 @@ type grant struct {
 	token   string
 	by      *instance
 	at      time.Duration // when it was asked for; its life counts from here
+	asked   time.Duration // when the node began to ask, which a pause can make long before
 	life    time.Duration
 	margin  time.Duration // before its end, in which it is not handed out
 	id      backend.ID
@@ -132,6 +133,7 @@ func (w *world) asked(ctx context.Context, l line) (*http.Response, *grant, time
 	g := w.grant(l)
 	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok {
 		a.grant = g
+		g.asked = min(g.asked, a.began)
 	}
 	left := g.at + g.life - w.now()
 	return response(http.StatusOK, fmt.Sprintf(`{"access_token":%q,"token_type":"Bearer","expires_in":%d}`, g.token, int(left.Seconds()))), g, w.idp.latency
@@ -150,7 +152,7 @@ func (w *world) grant(l line) *grant {
 		}
 	}
 	g := &grant{
-		n: len(p.grants) + 1, key: l.key, by: l.in, at: w.now(), life: w.o.life,
+		n: len(p.grants) + 1, key: l.key, by: l.in, at: w.now(), asked: w.now(), life: w.o.life,
 		margin: marginOf(w.o.life), flying: true, holders: make(map[*instance]bool),
 	}
 	g.token = fmt.Sprintf("%s-%d-%d-%d", tokenPrefix, w.o.seed, l.key, g.n)
@@ -225,13 +227,16 @@ func (w *world) setIdP(change func(p *idp)) {
 
 // attempt is one run of a fill, carried in its context down to the provider.
 type (
-	attempt    struct{ grant *grant }
+	attempt struct {
+		grant *grant
+		began time.Duration
+	}
 	attemptKey struct{}
 )
 
 func (in *instance) noted(k int, fill backend.FillFunc) backend.FillFunc {
 	return func(ctx context.Context, gen uint64) (backend.Entry, error) {
-		a := &attempt{}
+		a := &attempt{began: in.node.w.now()}
 		e, err := fill(context.WithValue(ctx, attemptKey{}, a), gen)
 		in.node.w.filled(in, k, a, e, err)
 		return e, err

@@ -51,15 +51,21 @@ type refusal struct {
 	strict bool // nothing but the provider was at fault
 }
 
+// slot is one key on one instance.
+type slot struct {
+	in  *instance
+	key int
+}
+
 // judge holds what happens against the invariants. The world's mutex guards it.
 type judge struct {
 	w          *world
 	violations []violation
 	extras     []extra
 	byID       map[backend.ID]*grant
-	last       map[int]refusal       // by key
-	quietUntil map[int]time.Duration // by key: a backoff may last until then
-	bound      map[int]time.Duration // by key: the longest jitter that is due
+	last       map[int]refusal        // by key
+	quietUntil map[int]time.Duration  // by key: a backoff may last until then
+	bound      map[slot]time.Duration // the longest jitter that is due
 	lastRevoke map[int]time.Duration
 	lastMove   time.Duration // when last somebody's reach changed
 	deaf       time.Duration // when last nobody could reach the provider
@@ -74,7 +80,7 @@ type judge struct {
 func newJudge(w *world) judge {
 	return judge{
 		w: w, byID: make(map[backend.ID]*grant), last: make(map[int]refusal), quietUntil: make(map[int]time.Duration),
-		bound: make(map[int]time.Duration), lastRevoke: make(map[int]time.Duration), forbade: -time.Hour,
+		bound: make(map[slot]time.Duration), lastRevoke: make(map[int]time.Duration), forbade: -time.Hour,
 	}
 }
 
@@ -106,7 +112,7 @@ func softOf(g *grant) time.Duration {
 	if g.life < time.Minute {
 		share = g.life / 3
 	}
-	return g.at + g.life - min(5*time.Minute, share) - g.life/20 - hops
+	return g.asked + g.life - min(5*time.Minute, share) - g.life/20 - hops
 }
 
 // hardOf is when a grant may no longer be handed out. A provider that repeated
@@ -170,7 +176,7 @@ func (w *world) filled(in *instance, k int, a *attempt, e backend.Entry, err err
 		w.judge.refusedBy(in, k, err)
 		return
 	}
-	w.judge.bound[k] = 0
+	w.judge.bound[slot{in, k}] = 0
 	if g := a.grant; g != nil && !in.dead {
 		g.id, g.gen = e.ID, max(g.gen, e.Gen)
 		w.judge.byID[e.ID] = g
@@ -187,8 +193,9 @@ func (j *judge) refusedBy(in *instance, k int, err error) {
 	now := j.w.now()
 	pause := r.RetryAfter
 	if pause <= 0 {
-		j.bound[k] = min(3*max(j.bound[k], backend.MinBackoff), backend.MaxBackoff)
-		pause = j.bound[k]
+		at := slot{in, k}
+		j.bound[at] = min(3*max(j.bound[at], backend.MinBackoff), backend.MaxBackoff)
+		pause = j.bound[at]
 	}
 	if r.Way && (j.deaf == 0 || j.deaf+backend.FlightBudget < now) {
 		return // others have ways of their own
@@ -370,6 +377,10 @@ func (j *judge) refusedGet(g *get) {
 	}
 }
 
+// alone is how long a node that found no way may wait until it tries its own
+// again, and the flight that then is under way.
+const alone = 30*time.Second + backend.FlightBudget
+
 // failedGet judges a get without a token.
 func (j *judge) failedGet(g *get, healthy bool, err error) {
 	j.w.hist.add(g.in.String(), "get of key %d failed after %v: %v", g.key, j.w.now()-g.began, err)
@@ -377,7 +388,7 @@ func (j *judge) failedGet(g *get, healthy bool, err error) {
 	still := j.lastMove <= g.began
 	if healthy {
 		for i := range reach {
-			if j.w.idp.reaches(i) && (still || i == g.in.node.i) && j.w.idp.wayBack[i] <= g.began-backend.FlightBudget {
+			if j.w.idp.reaches(i) && (still || i == g.in.node.i) && (j.w.idp.wayBack[i] == 0 || j.w.idp.wayBack[i] <= g.began-alone) {
 				if in := j.w.nodes[i].in; in == nil || !j.knows(g.in, in) {
 					continue
 				}
@@ -443,9 +454,9 @@ func (j *judge) settle() {
 		}
 		paid := false
 		for _, f := range covering {
-			slot := fmt.Sprintf("%p %d %d", f, x.g.key, x.label)
-			if charged[slot] == 0 {
-				charged[slot]++
+			payer := fmt.Sprintf("%p %d %d", f, x.g.key, x.label)
+			if charged[payer] == 0 {
+				charged[payer]++
 				f.extras++
 				paid = true
 				j.perFault = max(j.perFault, 1)
