@@ -14,7 +14,7 @@ import (
 
 var (
 	seedFlag   = flag.Uint64("sim.seed", 0, "run this seed only")
-	firstFlag  = flag.Uint64("sim.first", 1, "first seed")
+	firstFlag  = flag.Uint64("sim.first", 100, "first seed")
 	faultsFlag = flag.Int("sim.faults", 100_000, "stop after so many faults")
 	timeFlag   = flag.Duration("sim.time", 15*time.Second, "start no further run after so long")
 	nodesFlag  = flag.Int("sim.nodes", 0, "nodes of every run (default: 3 to 50, mostly 3 to 12)")
