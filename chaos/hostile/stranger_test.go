@@ -24,7 +24,7 @@ const (
 )
 
 // attackTime is how long each attack lasts.
-const attackTime = 4 * time.Second
+const attackTime = 5 * time.Second
 
 // stranger attacks one port from an address that no node has.
 type stranger struct {
@@ -155,6 +155,7 @@ type result struct {
 	done      int
 	rest, top float64 // MiB of the attacked node
 	cold      []time.Duration
+	warm      []time.Duration // of gets that need no other node, between them: how busy the machine is
 	failed    []error
 }
 
@@ -223,25 +224,33 @@ func (r *result) get(ctx context.Context, asker *fleet.Sidecar, key string) {
 	default:
 		r.cold = append(r.cold, time.Since(began))
 	}
+	began = time.Now()
+	if get(ctx, asker, loadKey) == nil {
+		r.warm = append(r.warm, time.Since(began))
+	}
 }
 
-// show prints the table and asserts the bounds. Where the machine itself is so
-// busy that cold gets come late without an attack, twice that delay is allowed.
+// busier is how much later than a warm get a cold one may come where the machine
+// is so busy that even warm ones, which no attack can reach, come late: it passes
+// through the scheduler a few times more.
+const busier = 4
+
+// show prints the table and asserts the bounds.
 func show(t *testing.T, results []result) {
 	t.Helper()
-	bound := max(maxCold, 2*percentile(results[0].cold, 99))
 	var text strings.Builder
 	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	row := func(cells ...string) { _, _ = io.WriteString(w, strings.Join(cells, "\t")+"\n") }
-	row("attack", "done", "RSS at rest", "peak", "cold gets", "p50", "p99", "failed")
+	row("attack", "done", "RSS at rest", "peak", "cold gets", "p50", "p99", "failed", "warm p99")
 	for _, r := range results {
 		p99 := percentile(r.cold, 99)
 		row(r.attack, strconv.Itoa(r.done), mib(r.rest), mib(r.top), strconv.Itoa(len(r.cold)),
-			percentile(r.cold, 50).Round(100*time.Microsecond).String(), p99.Round(100*time.Microsecond).String(), strconv.Itoa(len(r.failed)))
+			percentile(r.cold, 50).Round(100*time.Microsecond).String(), p99.Round(100*time.Microsecond).String(), strconv.Itoa(len(r.failed)),
+			percentile(r.warm, 99).Round(100*time.Microsecond).String())
 		if r.top-r.rest > maxGrowth {
 			t.Errorf("%s: memory grew by %.0f MiB", r.attack, r.top-r.rest)
 		}
-		if len(r.cold) == 0 || len(r.failed) > 0 || p99 > bound {
+		if len(r.cold) == 0 || len(r.failed) > 0 || p99 > max(maxCold, busier*percentile(r.warm, 99)) {
 			t.Errorf("%s: %d cold gets, %d failed, p99 %v: %v", r.attack, len(r.cold), len(r.failed), p99, errors.Join(r.failed...))
 		}
 	}

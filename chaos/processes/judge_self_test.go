@@ -126,6 +126,13 @@ func TestJudge_JudgesGets(t *testing.T) {
 			broke(h)
 			h.grant(0, second).dropped[holder{0, 1, "short"}] = 8 * second
 		}, failed, unlendable},
+		"its own ended as a peer came back": {func(h *history) {
+			broke(h)
+			h.at(second, partition)
+			h.grant(1, second).life = 19 * second
+			h.grant(0, second)
+			h.at(19*second, func(m *moment) { clear(m.blocked) })
+		}, failed, recovering},
 		"the peer was out of reach":  {func(h *history) { broke(h); h.grant(0, second); h.at(2*second, partition) }, failed, unlendable},
 		"the peer's was revoked":     {func(h *history) { broke(h); h.grant(0, second).revoked = 5 * second }, failed, unlendable},
 		"the provider is just back":  {func(h *history) { broke(h); h.at(18*second, func(m *moment) { m.idp = 0 }) }, failed, recovering},

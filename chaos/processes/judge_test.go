@@ -2,7 +2,9 @@ package processes
 
 import (
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -124,18 +126,53 @@ func (j *judge) archiveLost(o op) bool {
 }
 
 // failure is Available: a get may fail only where no token was in reach, or had
-// not been for 10 s.
+// not been for 10 s: from one and the same node, or from the provider. That one's
+// own token ends when another node has just come back is not 10 s in reach.
 func (j *judge) failure(o op) verdict {
+	now := j.reach(o.node, o.key, o.over)
+	if !now.near && !now.provider {
+		return unlendable
+	}
+	provider, lenders := true, j.lenders(o, o.over)
 	for at := o.over; at >= max(0, o.over-availableBound); at -= pace {
-		if r := j.reach(o.node, o.key, at); r.near || r.provider {
+		provider = provider && j.reach(o.node, o.key, at).provider
+		still := j.lenders(o, at)
+		maps.DeleteFunc(lenders, func(n int, _ bool) bool { return !still[n] })
+	}
+	if provider || len(lenders) > 0 {
+		return broken
+	}
+	return recovering
+}
+
+// lenders returns the nodes in reach of a get that hold a live token.
+func (j *judge) lenders(o op, at time.Duration) map[int]bool {
+	m, found := j.time.at(at), map[int]bool{}
+	for n := range m.component(o.node) {
+		for _, g := range j.out.grants {
+			if g.key == o.key && g.alive(at) && g.heldIn(map[int]bool{n: true}, m, at) {
+				found[n] = true
+			}
+		}
+	}
+	return found
+}
+
+// within names what was in reach when a get ended: who held which acquisition.
+func (j *judge) within(o op) string {
+	var out strings.Builder
+	m := j.time.at(o.over)
+	for _, g := range j.out.grants {
+		if g.key != o.key || !g.alive(o.over) {
 			continue
 		}
-		if at == o.over {
-			return unlendable
+		for n := range m.component(o.node) {
+			if g.heldIn(map[int]bool{n: true}, m, o.over) {
+				fmt.Fprintf(&out, "\n\tnode %d lends what node %d got at %v", n, g.node, g.served.Round(time.Millisecond))
+			}
 		}
-		return recovering
 	}
-	return broken
+	return out.String()
 }
 
 func (j *judge) slowness(o op) verdict {

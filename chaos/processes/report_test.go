@@ -63,7 +63,7 @@ func (r *runner) reportGets(j *judge) {
 			if verdicts[v] > shown {
 				r.t.Fail() // the table counts it
 			} else {
-				r.t.Errorf("%s: node %d, %q (data path: %v), from %v to %v: %s%s", v, o.node, o.key, o.data, o.begun, o.over, o.failed, r.nearby(o))
+				r.t.Errorf("%s: node %d, %q (data path: %v), from %v to %v: %s%s%s", v, o.node, o.key, o.data, o.begun, o.over, o.failed, j.within(o), r.nearby(o))
 			}
 		}
 		if v == recovering && verdicts[v] <= shown {
