@@ -12,7 +12,7 @@ import (
 // goroutine ends the imaging server.
 var inHost = []string{
 	"./plugin/...", "./internal/node/...", "./internal/proxy/...", "./internal/config/...",
-	"./tokens/...", "./backend", "./backend/gossip/...", "./backend/redis/...", "./cluster",
+	"./tokens/...", "./backend", "./backend/gossip/...", "./backend/redis", "./cluster",
 }
 
 // harmless are calls that end a wait or are one, and cannot panic by mistake of
