@@ -56,6 +56,7 @@ lint: $(BIN)/golangci-lint-$(GOLANGCI_LINT) $(BIN)/gofumpt-$(GOFUMPT) ## gofumpt
 	@out=$$($(BIN)/gofumpt-$(GOFUMPT) -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofumpt would change:"; echo "$$out"; exit 1; }
 	go vet ./...
 	go vet -tags orthanc ./plugin
+	go vet -tags chaos ./chaos/...
 	$(BIN)/golangci-lint-$(GOLANGCI_LINT) run ./...
 
 .PHONY: vuln
@@ -68,14 +69,20 @@ bench: ## The figures of the hot path and the data path, as ratios within one ru
 	go test -run '^$$' -bench ColdFleet -benchtime 20x ./backend/gossip
 	go test -run '^$$' -bench STOW -benchtime 1x ./internal/proxy
 
+# The long suites carry the build tag chaos: minutes each, and judged by load.
+.PHONY: sim
+sim: ## Faults from seeds in virtual time, 10,000 of them; scripts; the judge judged
+	go test -tags chaos ./chaos/sim -count=1 -v -timeout 12m -run 'Scripts|Crash|Planted' -sim.step 1ms
+	go test -tags chaos ./chaos/sim -count=1 -v -timeout 12m -run Random -sim.faults 10000 -sim.time 8m -sim.first 1
+
 .PHONY: chaos-processes
 chaos-processes: $(BINARY) ## 500 faults on real processes in network namespaces, within 40 min (needs root)
 	ORTHANC_OAUTH_REQUIRE_REAL=1 ORTHANC_OAUTH_BINARY=$(BINARY) \
-		go test -v -count=1 -timeout 50m ./chaos/processes -chaos.faults 500
+		go test -tags chaos -v -count=1 -timeout 50m ./chaos/processes -chaos.faults 500
 
 .PHONY: chaos-hostile
 chaos-hostile: $(BINARY) ## Strangers, liars and eavesdroppers against real processes, measured
-	ORTHANC_OAUTH_BINARY=$(BINARY) go test -v -count=1 ./chaos/hostile
+	ORTHANC_OAUTH_BINARY=$(BINARY) go test -tags chaos -v -count=1 ./chaos/hostile
 
 .PHONY: fuzz
 fuzz: ## Every decoder a stranger or a peer can reach, FUZZTIME each

@@ -1,3 +1,5 @@
+//go:build chaos
+
 package sim
 
 import (
@@ -134,7 +136,7 @@ var violationLine = regexp.MustCompile(`VIOLATION (\w+): (.*)`)
 // that the judge found violated, and the first of its words.
 func (p planted) caughtBy(t *testing.T) (kinds []string, first string) {
 	t.Helper()
-	args := []string{"test", "-overlay", p.overlay(t), "-count=1", "-timeout=120s", "-run", p.run, ".", "-args", "-sim.history", t.TempDir()}
+	args := []string{"test", "-tags", "chaos", "-overlay", p.overlay(t), "-count=1", "-timeout=120s", "-run", p.run, ".", "-args", "-sim.history", t.TempDir()}
 	if p.seed != "" {
 		args = append(args, "-sim.seed", p.seed)
 	}

@@ -53,6 +53,8 @@ type Node struct {
 	servers  []*server
 	secrets  []*watched
 
+	reloading sync.Mutex // guards what secrets point to
+
 	life  context.Context
 	end   context.CancelFunc
 	tasks sync.WaitGroup

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -58,9 +59,7 @@ func (w *world) section(file string, more map[string]any) map[string]any {
 	s := map[string]any{"Servers": map[string]any{"pacs": map[string]any{
 		"Url": w.pac, "TokenEndpoint": w.token, "ClientId": clientID, "ClientSecretFile": file,
 	}}}
-	for k, v := range more {
-		s[k] = v
-	}
+	maps.Copy(s, more)
 	return s
 }
 
@@ -122,7 +121,7 @@ func write(t *testing.T, name, content string) {
 
 func query(n *Node) *httptest.ResponseRecorder {
 	rec := httptest.NewRecorder()
-	n.Data().ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/pacs/studies", nil))
+	n.Data().ServeHTTP(rec, httptest.NewRequestWithContext(context.Background(), http.MethodGet, "/pacs/studies", nil))
 	return rec
 }
 
@@ -143,7 +142,7 @@ func TestNode_LendsOneTokenToManyRequests(t *testing.T) {
 	}
 	w.wantRequests(t, 1)
 	rec := httptest.NewRecorder()
-	n.Admin().ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/dicomweb-oauth/metrics", nil))
+	n.Admin().ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/dicomweb-oauth/metrics", nil))
 	for _, want := range []string{
 		`orthanc_oauth_cache_hits_total{backend="memory",server="pacs",source="local"} 19`,
 		`orthanc_oauth_token_acquisitions_total{backend="memory",result="success",server="pacs"} 1`,
@@ -207,7 +206,7 @@ func TestNode_UnusableSecretFileKeepsTheOldSecretAndSaysSoOnce(t *testing.T) {
 }
 
 func TestNew_PortInUseIsOneErrorAndLeavesNothing(t *testing.T) {
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	taken, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -270,7 +269,7 @@ func TestStatus_FollowsTheProvidersHealth(t *testing.T) {
 		t.Errorf("status %+v, want unhealthy with one reason", st)
 	}
 	rec := httptest.NewRecorder()
-	n.Admin().ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/dicomweb-oauth/live", nil))
+	n.Admin().ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/dicomweb-oauth/live", nil))
 	if rec.Code != http.StatusOK {
 		t.Errorf("live: %d", rec.Code)
 	}

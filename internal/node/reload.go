@@ -64,6 +64,8 @@ func (n *Node) watchSecrets(ctx context.Context) {
 // reloadChanged applies what has changed. What fails keeps the old secret in
 // use, is logged once, and is tried again at every look until it works.
 func (n *Node) reloadChanged() {
+	n.reloading.Lock()
+	defer n.reloading.Unlock()
 	for _, w := range n.secrets {
 		sum := w.digest()
 		if sum == w.sum && !w.bad {
