@@ -18,10 +18,15 @@ func quiet(n *node, pause time.Duration) {
 func TestFill_BackoffDoesNotHideWhatOthersHold(t *testing.T) {
 	inFleet(t, 5, func(t *testing.T, f *fleet) {
 		held := f.must(1, backend.Stamp{})
-		for _, n := range f.ordered() {
+		for range 3 {
 			// A node that has heard of the backoff but lacks the copy: it has
-			// restarted, or was apart when the copies were made.
-			n.gossip.store = backend.NewStore(n.gossip.cfg.Clock)
+			// just started, and digests have not told it of any.
+			n := f.start()
+			n.gossip.SetKeys(nil)
+			f.settle(len(f.nodes))
+			if _, has := n.gossip.store.Get(testKey); has {
+				t.Fatal("the node has a copy already")
+			}
 			quiet(n, 30*time.Second)
 			if e, err := n.get(t.Context(), backend.Stamp{}); err != nil || e.Stamp != held.Stamp {
 				t.Errorf("rank %d got %v, %v; want the entry that the others hold", n.gossip.rank(testKey), e.Stamp, err)

@@ -118,8 +118,12 @@ func (g *Gossip) readReply(res *http.Response, started time.Duration) (reply, er
 	}
 	// A kept connection is only reused when its body was read to the end.
 	io.Copy(io.Discard, io.LimitReader(res.Body, maxBody)) //nolint:errcheck // best effort
-	e.TTL -= g.cfg.Clock.Now() - started
+	tripped := g.cfg.Clock.Now() - started
+	e.TTL -= tripped
 	e.From = backend.FromPeer
+	if err := ageRefusal(res.Header, tripped); err != nil {
+		return reply{}, err
+	}
 	return reply{answer: a, header: res.Header, entry: e}, nil
 }
 

@@ -179,6 +179,20 @@ func readRefusal(h http.Header) (*backend.Refusal, error) {
 	return &backend.Refusal{Code: code, Way: h.Get(hWay) == "1", RetryAfter: min(after, backend.MaxRetryAfter)}, nil
 }
 
+// ageRefusal shortens the pause that a message names by the time it was on its
+// way: a fleet that passes one on would stretch it beyond what the provider asked.
+func ageRefusal(h http.Header, age time.Duration) error {
+	if h.Get(hRetry) == "" {
+		return nil
+	}
+	left, err := parseMillis(h.Get(hRetry))
+	if err != nil {
+		return err
+	}
+	h.Set(hRetry, formatMillis(max(0, left-age)))
+	return nil
+}
+
 // isCode keeps a peer's bytes out of logs and error texts.
 func isCode(s string) bool {
 	for _, c := range []byte(s) {

@@ -157,3 +157,22 @@ func TestVersion_HighestInCommon(t *testing.T) {
 		}
 	}
 }
+
+func TestWire_RefusalIsAgedByItsTrip(t *testing.T) {
+	for _, c := range []struct{ said, trip, want time.Duration }{
+		{30 * time.Second, 400 * time.Millisecond, 29600 * time.Millisecond},
+		{time.Second, 3 * time.Second, 0},
+	} {
+		h := http.Header{}
+		setRefusal(h, &backend.Refusal{Code: "AUTH-003", RetryAfter: c.said})
+		if err := ageRefusal(h, c.trip); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := readRefusal(h); err != nil || r.RetryAfter != c.want {
+			t.Errorf("%v after %v: %v, %v; want %v", c.said, c.trip, r, err, c.want)
+		}
+	}
+	if err := ageRefusal(http.Header{hRetry: {"soon"}}, 0); !errors.Is(err, errWire) {
+		t.Errorf("nonsense: %v", err)
+	}
+}
