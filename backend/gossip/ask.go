@@ -29,7 +29,9 @@ const (
 
 // Fill implements backend.Backend.
 func (g *Gossip) Fill(ctx context.Context, key string, stale backend.Stamp, fill backend.FillFunc) (backend.Entry, error) {
-	g.awaitTurn(ctx, key, stale)
+	if !stale.IsZero() { // a refresh may wait; a caller with nothing may not
+		g.awaitTurn(ctx, key, stale)
+	}
 	for {
 		if err := g.usable(ctx); err != nil {
 			return backend.Entry{}, err
