@@ -33,7 +33,7 @@ const (
 	pushTimeout = time.Second
 	// pushTries is how often a copy is offered to a replica.
 	pushTries = 3
-	// maxAnswerHeader bounds the header of an answer.
+	// minPeek and maxPeek bound how long a peek waits, whatever the link.
 	minPeek, maxPeek = 250 * time.Millisecond, time.Second
 )
 
@@ -133,7 +133,7 @@ func (g *Gossip) callFor(ctx context.Context, m cluster.Member, op, key string, 
 	header.Set(hKey, key)
 	r, err := g.call(ctx, m, op, header, timeout)
 	if err == nil {
-		err = g.takeIn(m, key, r.header, r.entry)
+		err = g.takeIn(key, r.header, r.entry)
 	}
 	if errors.Is(err, errWire) {
 		g.hostile(m, err)

@@ -195,7 +195,7 @@ func (g *Gossip) servePush(w http.ResponseWriter, r *http.Request, req request) 
 		return err
 	}
 	revoked := http.Header{hRevoked: r.Header.Values(hRevoked)}
-	if err := g.takeIn(req.from, req.key, revoked, backend.Entry{}); err != nil {
+	if err := g.takeIn(req.key, revoked, backend.Entry{}); err != nil {
 		return err
 	}
 	g.intents.clear(req.key, req.from.ID)

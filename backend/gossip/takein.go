@@ -16,7 +16,7 @@ const hostilePause = time.Minute
 
 // takeIn merges what a message of a peer carries about key: revoked ids first,
 // so that a revoked entry beside them is not held for a moment.
-func (g *Gossip) takeIn(m cluster.Member, key string, header http.Header, e backend.Entry) error {
+func (g *Gossip) takeIn(key string, header http.Header, e backend.Entry) error {
 	revoked, err := parseRevoked(header.Get(hRevoked))
 	if err != nil {
 		return err
@@ -36,7 +36,7 @@ func (g *Gossip) takeIn(m cluster.Member, key string, header http.Header, e back
 	if e.IsZero() {
 		return nil
 	}
-	return g.hold(m, key, e)
+	return g.hold(key, e)
 }
 
 // learnRevoked takes in what others know to be revoked.
@@ -48,7 +48,7 @@ func (g *Gossip) learnRevoked(key string, id backend.ID, ttl time.Duration) {
 }
 
 // hold vets and merges an entry that a peer sent.
-func (g *Gossip) hold(m cluster.Member, key string, e backend.Entry) error {
+func (g *Gossip) hold(key string, e backend.Entry) error {
 	if e.TTL <= 0 {
 		return nil // it expired on the way
 	}
@@ -64,7 +64,6 @@ func (g *Gossip) hold(m cluster.Member, key string, e backend.Entry) error {
 		g.watch.notify(key)
 		g.announce(key)
 	}
-	g.intents.clear(key, m.ID)
 	return nil
 }
 
