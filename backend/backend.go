@@ -28,7 +28,8 @@ var ErrPaced = errors.New("revoked too recently")
 // ErrClosed says that the backend has been closed.
 var ErrClosed = errors.New("backend closed")
 
-// ID names one acquisition: 128 random bits.
+// ID names what one acquisition brought: 128 bits, random or derived from it
+// under a secret. Equal values may have equal ids.
 type ID [16]byte
 
 // NewID returns a random ID.

@@ -104,6 +104,7 @@ func BenchmarkSeal(b *testing.B) {
 	}
 	v := someValue
 	v.token = string(bytes.Repeat([]byte("x"), 2048))
+	someStamp := stampOf(s, v)
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := s.open(backend.Entry{Stamp: someStamp, Value: s.seal(someStamp, v)}); err != nil {

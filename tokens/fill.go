@@ -53,8 +53,8 @@ func (c *credential) fill(ctx context.Context, gen uint64) (backend.Entry, error
 }
 
 // entry seals a response that was asked for at t0 as generation gen. A token
-// that the provider has sent before keeps its id and the longer of its ends; a
-// revoked one is a refusal.
+// that the provider has sent before keeps the longer of its ends; a revoked one
+// is a refusal.
 func (c *credential) entry(resp provider.Response, gen uint64, t0 time.Duration) (backend.Entry, error) {
 	now := c.manager.clock.Now()
 	token := resp.AccessToken.Reveal()
@@ -62,11 +62,11 @@ func (c *credential) entry(resp provider.Response, gen uint64, t0 time.Duration)
 		token: token, scheme: resp.Scheme, assumed: resp.Assumed,
 		life: resp.Lifetime, issued: c.manager.clock.Wall(),
 	}
-	stamp, end := backend.Stamp{Gen: gen, ID: backend.NewID()}, t0+resp.Lifetime
-	if prev, pause, ok := c.history.repeated(token); pause > 0 {
+	stamp, end := backend.Stamp{Gen: gen, ID: c.nameOf(token)}, t0+resp.Lifetime
+	if prev, pause, ok := c.history.repeated(stamp.ID); pause > 0 {
 		return backend.Entry{}, repeatedRefusal(pause)
 	} else if ok {
-		stamp.ID, end, v.repeated = prev.id, max(end, prev.end), true
+		end, v.repeated = max(end, prev.end), true
 		v.life = min(end-now, provider.MaxLifetime)
 	}
 	ttl := end - margin(v.life) - now
@@ -78,7 +78,7 @@ func (c *credential) entry(resp provider.Response, gen uint64, t0 time.Duration)
 	if len(value) > backend.MaxValue {
 		return backend.Entry{}, &backend.Refusal{Code: string(provider.CodeValidation), Err: fmt.Errorf("sealed token of %d bytes, want at most %d", len(value), backend.MaxValue)}
 	}
-	c.history.note(token, stamp.ID, end)
+	c.history.note(stamp, end)
 	return backend.Entry{Stamp: stamp, Value: value, TTL: ttl, From: backend.FromIdP}, nil
 }
 
@@ -88,12 +88,13 @@ func repeatedRefusal(pause time.Duration) *backend.Refusal {
 
 // refused returns an error for what has been refused before. An acquisition
 // that a backend has not yet heard of as revoked is worth another question, but
-// only one: a provider that repeats the bytes is asked again after a pause.
-func (c *credential) refused(id backend.ID, token string, again bool) error {
-	if c.history.revokedID(id) && !again {
+// only one. A later acquisition of the same bytes comes from a provider that
+// repeats them, which is asked again after a pause.
+func (c *credential) refused(stamp backend.Stamp, again bool) error {
+	if c.history.revoked(stamp) && !again {
 		return errRevoked
 	}
-	if _, pause, _ := c.history.repeated(token); pause > 0 {
+	if _, pause, _ := c.history.repeated(stamp.ID); pause > 0 {
 		c.history.bar(c.manager.clock.Now() + pause)
 		return repeatedRefusal(pause)
 	}
@@ -111,12 +112,12 @@ func (c *credential) read(e backend.Entry, again bool) (*grant, error) {
 	if !again && v.replayed(c.manager.clock.Wall()) {
 		return nil, errReplayed
 	}
-	if err := c.refused(e.ID, v.token, again); err != nil {
+	if err := c.refused(e.Stamp, again); err != nil {
 		return nil, err
 	}
 	// A backend cannot make a token live longer than it was granted for.
 	ttl := min(e.TTL, v.life-margin(v.life))
-	c.history.note(v.token, e.ID, c.manager.clock.Now()+ttl+margin(v.life))
+	c.history.note(e.Stamp, c.manager.clock.Now()+ttl+margin(v.life))
 	now := c.manager.now()
 	at := spanOf(v, now+ttl+margin(v.life), c.buffer)
 	header := v.scheme + " " + v.token

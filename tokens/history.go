@@ -1,7 +1,6 @@
 package tokens
 
 import (
-	"crypto/sha256"
 	"slices"
 	"sync"
 	"time"
@@ -20,8 +19,7 @@ const (
 )
 
 // history remembers the acquisitions of one key that this process has seen, so
-// that it knows a token that comes back: providers that cache repeat theirs. It
-// holds digests, no tokens.
+// that it knows a token that comes back: providers that cache repeat theirs.
 type history struct {
 	mu    sync.Mutex
 	seen  []sighting    // oldest first
@@ -29,74 +27,71 @@ type history struct {
 }
 
 type sighting struct {
-	sum     [sha256.Size]byte // of the token; zero when only the id is known
-	id      backend.ID
-	end     time.Duration // of its life, on backend.Clock
-	revoked bool
-	pause   time.Duration // the last one after the provider repeated it
+	stamp     backend.Stamp // the newest that the id was seen under; Gen is 0 when only the id is known
+	end       time.Duration // of its life, on backend.Clock
+	isRevoked bool
+	pause     time.Duration // the last one after the provider repeated it
 }
 
-// note remembers that the acquisition id brought token, which lives until end.
-func (h *history) note(token string, id backend.ID, end time.Duration) {
+// note remembers an acquisition whose token lives until end.
+func (h *history) note(stamp backend.Stamp, end time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	sum := sha256.Sum256([]byte(token))
-	if s := h.find(func(s *sighting) bool { return s.sum == sum && s.id == id }); s != nil {
-		s.end = max(s.end, end)
-		return
-	}
-	h.add(sighting{sum: sum, id: id, end: end})
+	s := h.of(stamp.ID)
+	s.stamp.Gen, s.end = max(s.stamp.Gen, stamp.Gen), max(s.end, end)
 }
 
 // revoke remembers that the acquisition id must not be served again.
 func (h *history) revoke(id backend.ID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if s := h.find(func(s *sighting) bool { return s.id == id }); s != nil {
-		s.revoked = true
-		return
-	}
-	h.add(sighting{id: id, revoked: true})
+	h.of(id).isRevoked = true
 }
 
-func (h *history) add(s sighting) {
+// of returns what is known of id, and makes room for it where nothing is.
+func (h *history) of(id backend.ID) *sighting {
+	if s := h.find(id); s != nil {
+		return s
+	}
 	if len(h.seen) == maxSightings {
 		h.seen = slices.Delete(h.seen, 0, 1)
 	}
-	h.seen = append(h.seen, s)
+	h.seen = append(h.seen, sighting{stamp: backend.Stamp{ID: id}})
+	return &h.seen[len(h.seen)-1]
 }
 
-// find returns the newest match.
-func (h *history) find(match func(*sighting) bool) *sighting {
-	for i := range slices.Backward(h.seen) {
-		if match(&h.seen[i]) {
+func (h *history) find(id backend.ID) *sighting {
+	for i := range h.seen {
+		if h.seen[i].stamp.ID == id {
 			return &h.seen[i]
 		}
 	}
 	return nil
 }
 
-// revokedID reports whether an acquisition has been refused.
-func (h *history) revokedID(id backend.ID) bool {
+// revoked reports whether this very acquisition has been refused, and not a
+// later one that brought the same token.
+func (h *history) revoked(stamp backend.Stamp) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.find(func(s *sighting) bool { return s.revoked && s.id == id }) != nil
+	s := h.find(stamp.ID)
+	return s != nil && s.isRevoked && (s.stamp.Gen == 0 || stamp.Gen <= s.stamp.Gen)
 }
 
-// repeated returns the acquisition that brought these bytes before. When that
+// repeated returns an earlier acquisition that brought the same token. When that
 // one is revoked it returns instead how long to wait before the next question.
-func (h *history) repeated(token string) (s sighting, pause time.Duration, ok bool) {
+func (h *history) repeated(id backend.ID) (s sighting, pause time.Duration, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	sum := sha256.Sum256([]byte(token))
-	if r := h.find(func(s *sighting) bool { return s.sum == sum && s.revoked }); r != nil {
+	switch r := h.find(id); {
+	case r == nil:
+		return sighting{}, 0, false
+	case r.isRevoked:
 		r.pause = min(max(2*r.pause, firstRepeatPause), lastRepeatPause)
 		return *r, r.pause, true
-	}
-	if r := h.find(func(s *sighting) bool { return s.sum == sum }); r != nil {
+	default:
 		return *r, 0, true
 	}
-	return sighting{}, 0, false
 }
 
 // bar lets nothing be asked for before until.

@@ -97,6 +97,15 @@ func (c Credential) sealKey() ([]byte, error) {
 	return k, nil
 }
 
+// idKey returns the key that ids of acquisitions are derived under.
+func (c Credential) idKey() ([]byte, error) {
+	k, err := hkdf.Key(sha256.New, c.Root, c.EncryptionKey, "id", keySize)
+	if err != nil {
+		return nil, fmt.Errorf("derive id key: %w", err)
+	}
+	return k, nil
+}
+
 // String implements fmt.Stringer.
 func (c Credential) String() string { return "credential of " + c.ClientID }
 

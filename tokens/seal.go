@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"orthanc-oauth/backend"
@@ -56,6 +59,7 @@ type sealed struct {
 type sealer struct {
 	key  string // K
 	aead cipher.AEAD
+	id   []byte // key of nameOf
 }
 
 func newSealer(c Credential) (sealer, error) {
@@ -67,6 +71,10 @@ func newSealer(c Credential) (sealer, error) {
 	if err != nil {
 		return sealer{}, err
 	}
+	id, err := c.idKey()
+	if err != nil {
+		return sealer{}, err
+	}
 	block, err := aes.NewCipher(secret)
 	if err != nil {
 		return sealer{}, fmt.Errorf("seal: %w", err)
@@ -75,7 +83,19 @@ func newSealer(c Credential) (sealer, error) {
 	if err != nil {
 		return sealer{}, fmt.Errorf("seal: %w", err)
 	}
-	return sealer{key: k, aead: aead}, nil
+	return sealer{key: k, aead: aead, id: id}, nil
+}
+
+// nameOf returns the id of the acquisition that brought token. It is the same
+// wherever and whenever these bytes are granted: a provider that caches hands
+// them to several nodes, and again after they were revoked, and none of those
+// nodes need have seen them before. Without the credential it says nothing
+// about the token.
+func (s sealer) nameOf(token string) (id backend.ID) {
+	mac := hmac.New(sha256.New, s.id)
+	io.WriteString(mac, token) //nolint:errcheck // a hash never fails
+	copy(id[:], mac.Sum(nil))
+	return id
 }
 
 func (s sealer) associated(stamp backend.Stamp, header []byte) []byte {
@@ -120,11 +140,14 @@ func (s sealer) open(e backend.Entry) (sealed, error) {
 		return sealed{}, errForeign // the cause is always "authentication failed"
 	}
 	v, err := decode(plain)
+	if err != nil {
+		return sealed{}, err
+	}
 	v.life = millis(header[1:])
-	if v.life <= 0 || v.life > backend.MaxTTL {
+	if v.life <= 0 || v.life > backend.MaxTTL || e.ID != s.nameOf(v.token) {
 		return sealed{}, errForeign
 	}
-	return v, err
+	return v, nil
 }
 
 // decode reads what encode wrote. The bytes are authentic, but may be those of

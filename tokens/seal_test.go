@@ -22,16 +22,19 @@ func sealerOf(t *testing.T, c Credential) sealer {
 	return s
 }
 
-var (
-	someStamp = backend.Stamp{Gen: 7, ID: backend.ID{1, 2, 3}}
-	someValue = sealed{
-		token: "tok", scheme: "Bearer", life: time.Hour, jitter: 1500 * time.Millisecond,
-		issued: time.Unix(1_790_000_000, 0), assumed: true, repeated: true,
-	}
-)
+var someValue = sealed{
+	token: "tok", scheme: "Bearer", life: time.Hour, jitter: 1500 * time.Millisecond,
+	issued: time.Unix(1_790_000_000, 0), assumed: true, repeated: true,
+}
+
+// stampOf returns the stamp that s seals v under, in generation 7.
+func stampOf(s sealer, v sealed) backend.Stamp {
+	return backend.Stamp{Gen: 7, ID: s.nameOf(v.token)}
+}
 
 func TestSeal_OpensToWhatWasSealed(t *testing.T) {
 	s := sealerOf(t, credentialOf("s"))
+	someStamp := stampOf(s, someValue)
 	got, err := s.open(backend.Entry{Stamp: someStamp, Value: s.seal(someStamp, someValue)})
 	if err != nil || got != someValue {
 		t.Errorf("got %+v, %v", got, err)
@@ -42,6 +45,7 @@ func TestSeal_HidesTheToken(t *testing.T) {
 	s := sealerOf(t, credentialOf("s"))
 	v := someValue
 	v.token = strings.Repeat("canary", 10)
+	someStamp := stampOf(s, v)
 	if bytes.Contains(s.seal(someStamp, v), []byte("canary")) {
 		t.Error("token in the clear")
 	}
@@ -52,6 +56,7 @@ func TestSeal_HidesTheToken(t *testing.T) {
 
 func TestSeal_EveryByteAndNameIsBound(t *testing.T) {
 	s := sealerOf(t, credentialOf("s"))
+	someStamp := stampOf(s, someValue)
 	value := s.seal(someStamp, someValue)
 	for i := range value {
 		bad := bytes.Clone(value)
@@ -81,11 +86,33 @@ func TestSeal_EveryByteAndNameIsBound(t *testing.T) {
 	}
 }
 
+// A value that another token's id stands on is not what its name says.
+func TestOpen_RefusesAnIDThatIsNotTheTokens(t *testing.T) {
+	s := sealerOf(t, credentialOf("s"))
+	stamp := backend.Stamp{Gen: 7, ID: backend.ID{9}}
+	if _, err := s.open(backend.Entry{Stamp: stamp, Value: s.seal(stamp, someValue)}); !errors.Is(err, errForeign) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestNameOf_IsTheTokensUnderOneCredential(t *testing.T) {
+	s := sealerOf(t, credentialOf("s"))
+	switch name := s.nameOf("a"); {
+	case name != sealerOf(t, credentialOf("s")).nameOf("a"):
+		t.Error("another process names it differently")
+	case name == s.nameOf("b"):
+		t.Error("two tokens have one name")
+	case name == sealerOf(t, credentialOf("x")).nameOf("a"):
+		t.Error("the name can be told without the credential")
+	}
+}
+
 func TestOpen_RefusesAbsurdLives(t *testing.T) {
 	s := sealerOf(t, credentialOf("s"))
 	for _, life := range []time.Duration{0, -time.Second, 25 * time.Hour} {
 		v := someValue
 		v.life = life
+		someStamp := stampOf(s, v)
 		if _, err := s.open(backend.Entry{Stamp: someStamp, Value: s.seal(someStamp, v)}); !errors.Is(err, errForeign) {
 			t.Errorf("%v: %v", life, err)
 		}
@@ -113,6 +140,7 @@ func FuzzOpen(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	someStamp := stampOf(s, someValue)
 	f.Add(s.seal(someStamp, someValue), true)
 	f.Add([]byte{sealVersion}, false)
 	f.Fuzz(func(t *testing.T, b []byte, asPlain bool) {
@@ -177,16 +205,20 @@ func TestKey_IsTheSameEverywhere(t *testing.T) {
 		t.Errorf("key %s, %v", k, err)
 	}
 	value, _ := hex.DecodeString(goldenValue)
-	v, err := sealerOf(t, c).open(backend.Entry{Stamp: someStamp, Value: value})
+	if id := sealerOf(t, c).nameOf(someValue.token).String(); id != goldenID {
+		t.Errorf("id %s", id)
+	}
+	v, err := sealerOf(t, c).open(backend.Entry{Stamp: stampOf(sealerOf(t, c), someValue), Value: value})
 	if err != nil || v != someValue {
 		t.Errorf("value opens to %+v, %v", v, err)
 	}
 }
 
 const (
+	goldenID    = "39df35a33c3c858479d9c67d631ee669"
 	goldenRoot  = "2d876ce06169091cb957a8f1d725af479053b3c74882987e747b399335c269bb"
 	goldenKey   = "b9817c750033ccee2b87f6b983d01fc5ff9004e1000ec366ae571a13d3724296"
-	goldenValue = "01000000000036ee804f82522538ea4d3a1ad0507e09b178563761cd67d407c71b354b13697bc3ca521b01910bdd63c8495f5d7eace1e1cd885e0926e3ef56b2"
+	goldenValue = "01000000000036ee80ad951b8e715156d6ef7d0db451c49537169b6722e173938e28cc35866f72d5fae6ac8c4ef79026893f78bbd331687804b7939a9b8c0393"
 )
 
 func TestSpan_HoldsForEveryLife(t *testing.T) {
@@ -230,9 +262,9 @@ func TestHistory_IsBounded(t *testing.T) {
 	first := backend.NewID()
 	h.revoke(first)
 	for range 10 * maxSightings {
-		h.note("t", backend.NewID(), time.Hour)
+		h.note(backend.Stamp{Gen: 1, ID: backend.NewID()}, time.Hour)
 	}
-	if len(h.seen) != maxSightings || h.revokedID(first) {
+	if len(h.seen) != maxSightings || h.revoked(backend.Stamp{Gen: 1, ID: first}) {
 		t.Errorf("%d sightings", len(h.seen))
 	}
 }
