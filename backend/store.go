@@ -47,6 +47,7 @@ type record struct {
 	deadline time.Duration
 	highest  uint64 // generation ever seen, dead ones included
 	revoked  map[ID]time.Duration
+	refused  Stamp // the newest that was revoked while it was held here
 	backoff  Backoff
 	pace     Pace
 }
@@ -155,6 +156,9 @@ func (s *Store) Revoke(key string, id ID, ttl time.Duration) {
 func (r *record) revoke(id ID, ttl, now time.Duration) {
 	if r.entry.ID == id {
 		ttl = max(ttl, r.deadline-now)
+		if r.entry.Newer(r.refused) {
+			r.refused = r.entry.Stamp
+		}
 	}
 	if ttl <= 0 || ttl > MaxTTL {
 		ttl = MaxTTL
@@ -294,14 +298,14 @@ func (s *Store) Delete(key string) bool {
 }
 
 // RevokePaced revokes id, or returns ErrPaced when id is in service and the
-// previous revocation of key was too recent. An id that is revoked already or
-// has been replaced costs no acquisition, so it neither waits nor makes others
-// wait.
+// previous revocation of key was too recent. An id that is revoked already, has
+// been replaced, or is older than what was revoked last costs no acquisition of
+// its own, so it neither waits nor makes others wait.
 func (s *Store) RevokePaced(key string, id ID) (err error) {
 	s.with(key, func(r *record, now time.Duration) {
 		// The entry last held counts even when it has been revoked itself: a
 		// complaint about an older one then waits for what replaces both.
-		replaced := !r.entry.IsZero() && r.entry.ID != id
+		replaced := !r.entry.IsZero() && (r.entry.ID != id || r.refused.Newer(r.entry.Stamp))
 		if !replaced && !r.isRevoked(id) && !r.pace.Revoking(now) {
 			err = ErrPaced
 			return

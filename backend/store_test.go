@@ -158,6 +158,25 @@ func TestStore_ComplaintAboutAReplacedEntryIsNotPacedAfterTheReplacementIsRevoke
 	}
 }
 
+// After a partition two tokens of one key live, and a provider that ends all of
+// a client's ends both. The older one comes back when the newer is revoked.
+func TestStore_ComplaintAboutAnOlderEntryThatCameBackIsNotPaced(t *testing.T) {
+	s := NewStore(NewClock(time.Now))
+	s.Merge(testKey, entry(2, 9, time.Hour))
+	if err := s.RevokePaced(testKey, ID{9}); err != nil {
+		t.Fatal(err)
+	}
+	s.Merge(testKey, entry(2, 1, time.Hour))
+	if err := s.RevokePaced(testKey, ID{1}); err != nil {
+		t.Errorf("the older one: %v", err)
+	}
+	s.Merge(testKey, entry(3, 1, time.Hour))
+	s.Merge(testKey, entry(3, 5, time.Hour))
+	if err := s.RevokePaced(testKey, ID{5}); !errors.Is(err, ErrPaced) {
+		t.Errorf("one that was acquired since: %v", err)
+	}
+}
+
 func TestStore_RevocationsArePacedUntilOneIsConfirmed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := NewStore(NewClock(nil))

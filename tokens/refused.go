@@ -7,8 +7,15 @@ import (
 	"orthanc-oauth/backend"
 )
 
+// MaxReplays is how often a refused request is worth sending again. The first
+// replay may be with a token that somebody acquired before the refusal, and which
+// is refused with it: after an outage of a shared backend two live tokens of one
+// credential are about. The second has one that was acquired since. A 401 that
+// means "not allowed" gets no second one: ErrPaced.
+const MaxReplays = 2
+
 // Refused is for a token that the server answered with 401. It revokes the
-// acquisition the token came from and returns another, for one replay. A late
+// acquisition the token came from and returns a newer one, for a replay. A late
 // complaint about a token that has been replaced gets the one that replaced it.
 // An error means that there is nothing to replay with, and the refusal is
 // passed on; errors.Is ErrPaced when the token stays in service.
@@ -22,7 +29,10 @@ func (s *Source) Refused(ctx context.Context, bad Token) (Token, error) {
 	if err := s.revoke(ctx, bad.g); err != nil {
 		return Token{}, err
 	}
-	g, err := s.obtain(ctx, s.cred.Load(), backend.Stamp{})
+	// Newer than the refused one: an older token that others may still hold is
+	// more likely to have been revoked with it than to be any better.
+	c := s.cred.Load()
+	g, err := s.obtain(ctx, c, bad.g.staleFor(c))
 	if err != nil {
 		return Token{}, s.failed(err, noToken)
 	}

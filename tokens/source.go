@@ -239,11 +239,7 @@ func (s *Source) refresh(g *grant) {
 	defer cancel()
 	s.manager.log.Debug("token refresh due", "server", s.name, "code", string(provider.CodeRefreshDue))
 	c := s.cred.Load()
-	var stale backend.Stamp
-	if g.cred.key == c.key {
-		stale = g.stamp
-	}
-	if _, err := s.obtain(ctx, c, stale); err != nil && s.manager.life.Err() == nil {
+	if _, err := s.obtain(ctx, c, g.staleFor(c)); err != nil && s.manager.life.Err() == nil {
 		s.refreshFailed(g, s.failed(err, refreshOnly))
 	}
 }
@@ -281,6 +277,15 @@ func (s *Source) age(leap time.Duration) {
 		s.near.Store(g.with(max(g.soft, 0)-leap, g.hard-leap))
 	}
 	s.quiet.Store(0)
+}
+
+// staleFor returns what g is to c when something newer is asked for: nothing,
+// if it was acquired with another credential.
+func (g *grant) staleFor(c *credential) backend.Stamp {
+	if g.cred.key != c.key {
+		return backend.Stamp{}
+	}
+	return g.stamp
 }
 
 // with returns a copy of g with another span.

@@ -14,8 +14,8 @@ const maxDrain = 64 << 10
 
 // Transport returns an http.RoundTripper that sends the token with every
 // request to the source's server, over base (http.DefaultTransport when nil). A
-// request that the server refuses is sent once more with a new token, if its
-// body can be had again (GetBody). The token goes to no other host: neither
+// request that the server refuses is sent again with a newer token, at most
+// MaxReplays times and if its body can be had again (GetBody). The token goes to no other host: neither
 // where a redirect leads nor, if SourceConfig.URL is set, anywhere but there.
 func (s *Source) Transport(base http.RoundTripper) http.RoundTripper {
 	if base == nil {
@@ -43,20 +43,26 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	next, ok := t.next(req, resp, token)
-	if !ok {
-		return resp, nil
+	for range MaxReplays {
+		next, ok := t.next(req, resp, token)
+		if !ok {
+			break
+		}
+		again, err := replay(req, next)
+		if err != nil {
+			break // the server's refusal is the better answer
+		}
+		discard(resp)
+		if resp, err = t.base.RoundTrip(again); err != nil {
+			return nil, err
+		}
+		if accepted(resp.StatusCode) {
+			t.source.Confirm(req.Context(), next)
+			break
+		}
+		token = next
 	}
-	again, err := replay(req, next)
-	if err != nil {
-		return resp, nil //nolint:nilerr // the server's refusal is the better answer
-	}
-	discard(resp)
-	resp, err = t.base.RoundTrip(again)
-	if err == nil && accepted(resp.StatusCode) {
-		t.source.Confirm(req.Context(), next)
-	}
-	return resp, err
+	return resp, nil
 }
 
 // next returns the token to replay with, if the answer asks for a replay and

@@ -5,20 +5,22 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+
+	"orthanc-oauth/tokens"
 )
 
-// exchange is one request of a caller's and its one or two attempts at the
-// remote.
+// exchange is one request of a caller's and its attempts at the remote.
 type exchange struct {
 	up   *upstream
 	req  *http.Request // the caller's, rewritten; its body belongs to tee
 	body *tee          // nil for a request without a body
 	xfer *transfer
+
+	replays int // sent so far
 }
 
 // RoundTrip implements http.RoundTripper for httputil.ReverseProxy: it sends the
-// request with a token, and once more with another one where the remote refuses
-// the first. What the caller must not see (3xx, 401, 403, 407) is an error.
+// request with a token, and again with a newer one where the remote refuses it. What the caller must not see (3xx, 401, 403, 407) is an error.
 func (u *upstream) RoundTrip(req *http.Request) (*http.Response, error) {
 	x := &exchange{up: u, req: req, xfer: transferOf(req.Context())}
 	x.xfer.endpoint = "dicomweb"
@@ -44,41 +46,55 @@ func (x *exchange) run(ctx context.Context) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	refused := resp.StatusCode
-	if refused != http.StatusUnauthorized && refused != http.StatusForbidden {
-		return x.deliver(resp, token)
+	for x.replays < tokens.MaxReplays && refuses(resp.StatusCode) {
+		resp, token, err = x.again(ctx, resp, token)
+		if err != nil {
+			return nil, err
+		}
 	}
-	again, ok := x.giveUp(resp)
-	// The token is revoked even where this request cannot be sent again, so that
-	// the next one works.
-	fresh, err := x.another(ctx, token, refused)
 	switch {
-	case err != nil:
-		return nil, tokenFailure(ctx, x.up.Name, err)
-	case fresh.Header() == token.Header():
-		x.xfer.replay("kept")
-		return nil, refusal(x.up.Name, refused, "")
-	case !ok:
-		x.xfer.replay("impossible")
-		return nil, refusal(x.up.Name, refused, "the upload was too far along to be sent again; the next one uses a new token")
+	case x.replays == 0:
+	case accepts(resp.StatusCode):
+		x.xfer.replay("accepted")
+		x.up.Source.Confirm(ctx, token)
+	default:
+		x.xfer.replay("refused")
 	}
-	return x.second(ctx, fresh, again)
+	return x.deliver(resp, token)
 }
 
-// second is the attempt with the fresh token.
-func (x *exchange) second(ctx context.Context, fresh Token, body io.ReadCloser) (*http.Response, error) {
-	resp, err := x.sendBody(fresh, body)
+// refuses reports whether an answer asks for another token.
+func refuses(status int) bool {
+	return status == http.StatusUnauthorized || status == http.StatusForbidden
+}
+
+// again replaces the token that resp refuses and sends the request with the new
+// one. The token is revoked even where this request cannot be sent again, so
+// that the next one works.
+func (x *exchange) again(ctx context.Context, resp *http.Response, token Token) (*http.Response, Token, error) {
+	refused := resp.StatusCode
+	body, ok := x.giveUp(resp)
+	fresh, err := x.another(ctx, token, refused)
+	kept := err == nil && fresh.Header() == token.Header()
+	switch {
+	case x.replays > 0 && (err != nil || kept):
+		x.xfer.replay("refused")
+		return nil, token, refusal(x.up.Name, refused, "")
+	case err != nil:
+		return nil, token, tokenFailure(ctx, x.up.Name, err)
+	case kept:
+		x.xfer.replay("kept")
+		return nil, token, refusal(x.up.Name, refused, "")
+	case !ok:
+		x.xfer.replay("impossible")
+		return nil, token, refusal(x.up.Name, refused, "the upload was too far along to be sent again; the next one uses a new token")
+	}
+	x.replays++
+	resp, err = x.sendBody(fresh, body)
 	if err != nil {
 		x.xfer.replay("failed")
-		return nil, err
 	}
-	if !accepts(resp.StatusCode) {
-		x.xfer.replay("refused")
-		return x.deliver(resp, fresh)
-	}
-	x.xfer.replay("accepted")
-	x.up.Source.Confirm(ctx, fresh)
-	return x.deliver(resp, fresh)
+	return resp, fresh, err
 }
 
 // another returns what to try next, or token itself where nothing would help.
