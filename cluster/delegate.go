@@ -126,6 +126,11 @@ func (g *gossip) NotifyPingComplete(node *memberlist.Node, rtt time.Duration, _ 
 	g.rtt.add(node.Name, rtt)
 }
 
+// maxRTT bounds one measurement: the longest link that is supported (faults.md,
+// 15). An answer that took longer tells of a process that stood still, and must
+// not make others patient with it.
+const maxRTT = time.Second
+
 // rtts smooths round trips per member as TCP does (RFC 6298: an eighth of each
 // new one).
 type rtts struct {
@@ -137,6 +142,7 @@ func (r *rtts) add(id string, d time.Duration) {
 	if d <= 0 {
 		return
 	}
+	d = min(d, maxRTT)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.by == nil {
@@ -146,6 +152,14 @@ func (r *rtts) add(id string, d time.Duration) {
 		d = old + (d-old)/8
 	}
 	r.by[id] = d
+}
+
+// first is add for a member whose round trip is not known yet, by a measurement
+// that is not worth more.
+func (r *rtts) first(id string, d time.Duration) {
+	if r.get(id) == 0 {
+		r.add(id, d)
+	}
 }
 
 func (r *rtts) get(id string) time.Duration {

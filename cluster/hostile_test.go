@@ -37,7 +37,7 @@ func (i *insider) tell(ctx context.Context, to *Cluster, b []byte) (time.Duratio
 		return 0, err
 	}
 	defer func() { _ = raw.Close() }()
-	c := tls.Client(raw, clientTLS(i.sec, alpnGossip, "", i.id))
+	c := tls.Client(raw, clientTLS(i.sec, alpnGossip))
 	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	if err := c.HandshakeContext(ctx); err != nil {
 		return 0, err

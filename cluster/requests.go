@@ -133,7 +133,15 @@ func (c *Cluster) dialMember(ctx context.Context, _, hostPort string) (net.Conn,
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	return c.transport.dial(ctx, addr, alpnHTTP, id)
+	started := time.Now()
+	conn, err := c.transport.dial(ctx, addr, alpnHTTP, id)
+	if err != nil {
+		return nil, err // not the nil *tls.Conn
+	}
+	// TCP and TLS 1.3 take one round trip each: before the first ping, the only
+	// hint that a link is slow.
+	c.gossip.rtt.first(id, time.Since(started)/2)
+	return conn, nil
 }
 
 // Do sends a request to a member over mutual TLS; of the URL only path and query

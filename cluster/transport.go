@@ -341,8 +341,15 @@ func (t *transport) dial(ctx context.Context, addr netip.AddrPort, protocol, wan
 	if err != nil {
 		return nil, err
 	}
-	c := tls.Client(raw, clientTLS(t.sec.Load(), protocol, want, t.self().ID))
-	if err := handshake(ctx, c); err != nil {
+	sec := t.sec.Load()
+	c := tls.Client(raw, clientTLS(sec, protocol))
+	err = handshake(ctx, c)
+	if err == nil {
+		if err = sec.expect(c.ConnectionState().PeerCertificates[0], want, t.self().ID); err != nil {
+			_ = raw.Close()
+		}
+	}
+	if err != nil {
 		if !errors.Is(err, errSelf) {
 			t.refused(sideClient, addr.String(), err, false)
 		}

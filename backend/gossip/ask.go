@@ -40,10 +40,7 @@ func (g *Gossip) Fill(ctx context.Context, key string, stale backend.Stamp, fill
 			return e, nil
 		}
 		e, err := g.asks.Do(ctx, key, func(ctx context.Context) (backend.Entry, error) {
-			if r := g.shared(key); r != nil {
-				return g.lookAround(ctx, key, stale, r)
-			}
-			return g.ask(ctx, key, stale, fill)
+			return g.fly(ctx, key, stale, fill)
 		})
 		// A flight joined late may have started for an older stale.
 		if err != nil || e.Newer(stale) {
@@ -91,9 +88,22 @@ func (g *Gossip) shared(key string) *backend.Refusal {
 	return nil
 }
 
-// lookAround is what a node may do during a shared backoff: the provider is left
-// alone, but what others hold is as good as ever, and this node may have missed
-// its copy by a restart or a partition.
+// fly is the flight of a node that wants an entry. Before a refusal is told to
+// those who wait, by a backoff or by the provider itself, this node looks around.
+func (g *Gossip) fly(ctx context.Context, key string, stale backend.Stamp, fill backend.FillFunc) (backend.Entry, error) {
+	refusal := g.shared(key)
+	if refusal == nil {
+		e, err := g.ask(ctx, key, stale, fill)
+		if !errors.As(err, &refusal) {
+			return e, err
+		}
+	}
+	return g.lookAround(ctx, key, stale, refusal)
+}
+
+// lookAround asks what others hold although the provider is to be left alone, or
+// has refused: it is as good as ever, and this node may have missed its copy by a
+// restart or a partition that ended while the provider was asked.
 func (g *Gossip) lookAround(ctx context.Context, key string, stale backend.Stamp, r *backend.Refusal) (backend.Entry, error) {
 	if g.lastLook.allowed(key, g.cfg.Clock.Now(), aroundPause) {
 		g.look(ctx, key, stale, lookOnly)
@@ -104,41 +114,90 @@ func (g *Gossip) lookAround(ctx context.Context, key string, stale backend.Stamp
 	return backend.Entry{}, r
 }
 
-// ask is the flight of a node that wants an entry: it asks the first nodes of
-// the order to lead, leads when its own turn comes, and leads as the last
-// resort, because a second token is a nuisance and no token an outage.
+// ask asks the first nodes of the order to lead, leads when its own turn comes,
+// and leads as the last resort, because a second token is a nuisance and no token
+// an outage. A node whose own way is broken has no last resort: it goes on asking
+// for as long as the flight lasts, or until maxAsked ways have been found broken.
 func (g *Gossip) ask(ctx context.Context, key string, stale backend.Stamp, fill backend.FillFunc) (backend.Entry, error) {
-	var asked, brokenWays int
-	var suspects []string
+	q := question{Gossip: g, key: key, stale: stale, fill: fill}
 	for _, m := range g.order(key) {
-		if asked == maxAsked {
+		if q.asked >= maxAsked && q.fill != nil {
+			if e, err := q.lastResort(ctx); !isWay(err) {
+				return e, err
+			}
+			q.lostWay()
+		}
+		if q.brokenWays >= maxAsked {
 			break
 		}
-		if g.suspect.has(m.ID) {
-			suspects = append(suspects, m.ID)
-			continue
-		}
-		e, err := g.askOne(ctx, m, key, stale, suspects, fill)
-		var refusal *backend.Refusal
-		switch {
-		case err == nil:
-			return e, nil
-		case ctx.Err() != nil:
-			return backend.Entry{}, ctx.Err()
-		case errors.As(err, &refusal) && !refusal.Way:
-			return backend.Entry{}, err
-		case refusal != nil:
-			asked, brokenWays = asked+1, brokenWays+1
-		case errors.Is(err, errNextNode):
-		default:
-			asked, suspects = asked+1, append(suspects, m.ID)
-		}
-		if m.Self {
-			// Leading failed here by our own way out: only others can help.
-			fill = nil
+		if e, err := q.put(ctx, m); !errors.Is(err, errNextNode) {
+			return e, err
 		}
 	}
-	return g.lastResort(ctx, key, stale, suspects, fill, brokenWays)
+	if q.fill == nil {
+		return backend.Entry{}, noWay()
+	}
+	return q.lastResort(ctx)
+}
+
+// question is what a flight has found out while it asks one node after another.
+type question struct {
+	*Gossip
+	key   string
+	stale backend.Stamp
+	fill  backend.FillFunc // nil once this node's own way turned out broken
+
+	asked, brokenWays int
+	suspects          []string
+}
+
+// lostWay notes that this node's own way out is broken: only others can help.
+func (q *question) lostWay() {
+	q.fill = nil
+	q.brokenWays++
+}
+
+// put asks one node of the order, or leads where that node is this one.
+// errNextNode: go on with the next.
+func (q *question) put(ctx context.Context, m cluster.Member) (backend.Entry, error) {
+	if q.suspect.has(m.ID) {
+		q.suspects = append(q.suspects, m.ID)
+		return backend.Entry{}, errNextNode
+	}
+	if m.Self && q.fill == nil {
+		return backend.Entry{}, errNextNode
+	}
+	e, err := q.askOne(ctx, m, q.key, q.stale, q.suspects, q.fill)
+	var refusal *backend.Refusal
+	switch {
+	case err == nil:
+		return e, nil
+	case ctx.Err() != nil:
+		return backend.Entry{}, ctx.Err()
+	case errors.As(err, &refusal) && !refusal.Way:
+		return backend.Entry{}, err
+	case refusal != nil && m.Self:
+		q.asked++
+		q.lostWay()
+	case refusal != nil:
+		q.asked++
+		q.brokenWays++
+	case !errors.Is(err, errNextNode):
+		q.asked++
+		q.suspects = append(q.suspects, m.ID)
+	}
+	return backend.Entry{}, errNextNode
+}
+
+// isWay reports whether an error is that of a node whose way to the provider is
+// broken.
+func isWay(err error) bool {
+	var refusal *backend.Refusal
+	return errors.As(err, &refusal) && refusal.Way
+}
+
+func noWay() error {
+	return &backend.Refusal{Code: codeNoWay, Way: true, RetryAfter: backend.MinBackoff}
 }
 
 // askOne asks one node of the order, or leads where that node is this one.
@@ -153,18 +212,17 @@ func (g *Gossip) askOne(ctx context.Context, m cluster.Member, key string, stale
 	return e, err
 }
 
-// lastResort leads here although others come first. Where three leaders found
-// their way to the provider broken, this node's own is tried once per
-// alonePause; fill is nil when it has been tried already.
-func (g *Gossip) lastResort(ctx context.Context, key string, stale backend.Stamp, suspects []string, fill backend.FillFunc, brokenWays int) (backend.Entry, error) {
-	if r := g.store.Backoff(key); r != nil {
+// lastResort leads here although others come first. Where leaders found their
+// way to the provider broken, this node's own is tried once per alonePause.
+func (q *question) lastResort(ctx context.Context) (backend.Entry, error) {
+	if r := q.store.Backoff(q.key); r != nil {
 		return backend.Entry{}, r
 	}
-	if fill == nil || brokenWays > 0 && !g.lastTry.allowed(key, g.cfg.Clock.Now(), alonePause) {
-		return backend.Entry{}, &backend.Refusal{Code: codeNoWay, Way: true, RetryAfter: backend.MinBackoff}
+	if q.brokenWays > 0 && !q.lastTry.allowed(q.key, q.cfg.Clock.Now(), alonePause) {
+		return backend.Entry{}, noWay()
 	}
-	g.metrics.lastResort.Inc()
-	return g.lead(ctx, key, stale, suspects, fill)
+	q.metrics.lastResort.Inc()
+	return q.lead(ctx, q.key, q.stale, q.suspects, q.fill)
 }
 
 // codeNoWay is NET-002 of compatibility.md: no connection.

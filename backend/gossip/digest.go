@@ -261,14 +261,37 @@ func (g *Gossip) heedEntry(from, key string, r record) {
 		return
 	}
 	g.heard.note(key, from, r.stamp, r.left)
-	m, ok := g.member(from)
-	if !ok || g.suspect.has(from) || !g.heard.pulling(key) {
+	if g.suspect.has(from) || !g.heard.pulling(key) {
 		return
 	}
 	g.spawn("pull", func(ctx context.Context) {
 		defer g.heard.pulled(key)
-		g.peek(ctx, m, key, false)
+		if m, ok := g.awaitMember(ctx, from); ok {
+			_, _ = g.peek(ctx, m, key, false) // the next digest tells of it again
+		}
 	})
+}
+
+// memberWait is how long a digest may be ahead of the news that its sender is a
+// member: the exchange of a join brings both.
+const memberWait = time.Second
+
+// awaitMember returns the member of an id, as soon as it is one.
+func (g *Gossip) awaitMember(ctx context.Context, id string) (cluster.Member, bool) {
+	ctx, cancel := context.WithTimeout(ctx, memberWait)
+	defer cancel()
+	for p := g.peers.Load(); p != nil; {
+		changed := (*p).Changed()
+		if m, ok := g.member(id); ok {
+			return m, true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return cluster.Member{}, false
+		}
+	}
+	return cluster.Member{}, false
 }
 
 // announcements is who said by digest to hold what, and what is being pulled.
@@ -289,13 +312,13 @@ func newAnnouncements(clock *backend.Clock) *announcements {
 	return &announcements{clock: clock, by: make(map[string]announcement), pulls: make(map[string]bool)}
 }
 
-// note keeps the newest announcement of a key; one that is newer than an
-// expired one always counts.
+// note keeps the newest announcement of a key, of equal ones the latest: its
+// sender was alive most recently. What follows an expired one always counts.
 func (a *announcements) note(key, holder string, stamp backend.Stamp, left time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := a.clock.Now()
-	if old := a.by[key]; now >= old.until || stamp.Newer(old.stamp) {
+	if old := a.by[key]; now >= old.until || !old.stamp.Newer(stamp) {
 		a.by[key] = announcement{holder: holder, stamp: stamp, until: now + left}
 	}
 }

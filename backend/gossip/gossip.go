@@ -139,17 +139,23 @@ func (g *Gossip) order(key string) []cluster.Member {
 	return []cluster.Member{{Self: true}}
 }
 
-// replicas returns the first R others of the key's order: the first, not the
-// next after this node, so that two leaders with different views ask nodes in
-// common (protocol.md, Lead, 3).
-func (g *Gossip) replicas(key string) []cluster.Member {
-	out := make([]cluster.Member, 0, g.cfg.Replicas)
+// others returns the key's order without this node and without suspects: when
+// the first of an order die together, those who are left must still meet.
+func (g *Gossip) others(key string) (out []cluster.Member) {
 	for _, m := range g.order(key) {
-		if !m.Self && len(out) < g.cfg.Replicas {
+		if !m.Self && !g.suspect.has(m.ID) {
 			out = append(out, m)
 		}
 	}
 	return out
+}
+
+// replicas returns the first R others: the first, not the next after this node,
+// so that two leaders with different views ask nodes in common (protocol.md,
+// Lead, 3).
+func (g *Gossip) replicas(key string) []cluster.Member {
+	out := g.others(key)
+	return out[:min(len(out), g.cfg.Replicas)]
 }
 
 // Get implements backend.Backend. It looks here first, then at the nodes that

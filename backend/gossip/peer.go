@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -37,6 +39,9 @@ const (
 	minPeek, maxPeek = 250 * time.Millisecond, time.Second
 )
 
+// patience is how long a peer of an id may take, as the link to it is known now.
+type patience func(id string) time.Duration
+
 // sliceTimeout is how long a peer may take over a slice before it counts as
 // silent: the slice and what the link to it needs.
 func (g *Gossip) sliceTimeout(id string) time.Duration {
@@ -47,6 +52,10 @@ func (g *Gossip) sliceTimeout(id string) time.Duration {
 func (g *Gossip) peekTimeout(id string) time.Duration {
 	return min(max(3*g.rtt(id), minPeek), maxPeek)
 }
+
+// pushPatience is how long a peer may take over a push: it fetches what is
+// offered meanwhile, maybe over a new connection.
+func (g *Gossip) pushPatience(id string) time.Duration { return max(pushTimeout, 6*g.rtt(id)) }
 
 func (g *Gossip) rtt(id string) time.Duration {
 	if p := g.peers.Load(); p != nil {
@@ -62,14 +71,28 @@ type reply struct {
 	entry  backend.Entry // aged by the whole round trip
 }
 
-// call sends one request to a peer and reads the answer within timeout.
-func (g *Gossip) call(ctx context.Context, m cluster.Member, op string, header http.Header, timeout time.Duration) (reply, error) {
+// staged returns a context that ends when no connection to the peer is had within
+// its time, or no answer within its time from then: to open a connection takes
+// round trips of its own, tells how long they are, and is no sign of a silent
+// peer.
+func staged(ctx context.Context, id string, timeout patience) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	timer := time.AfterFunc(timeout(id), cancel)
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(httptrace.GotConnInfo) { timer.Reset(timeout(id)) },
+	})
+	return ctx, func() { timer.Stop(); cancel() }
+}
+
+// call sends one request to a peer and reads the answer, each stage of it within
+// timeout.
+func (g *Gossip) call(ctx context.Context, m cluster.Member, op string, header http.Header, timeout patience) (reply, error) {
 	p := g.peers.Load()
 	version, common := versionFor(m)
 	if p == nil || !common {
 		return reply{}, errNextNode
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := staged(ctx, m.ID, timeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, op, http.NoBody)
 	if err != nil {
@@ -129,7 +152,7 @@ func (g *Gossip) readReply(res *http.Response, started time.Duration) (reply, er
 
 // callFor is call for one key, with what every answer may carry taken in: an
 // entry, revoked ids, a refusal.
-func (g *Gossip) callFor(ctx context.Context, m cluster.Member, op, key string, header http.Header, timeout time.Duration) (reply, error) {
+func (g *Gossip) callFor(ctx context.Context, m cluster.Member, op, key string, header http.Header, timeout patience) (reply, error) {
 	header.Set(hKey, key)
 	r, err := g.call(ctx, m, op, header, timeout)
 	if err == nil {
@@ -148,7 +171,7 @@ func (g *Gossip) askLead(ctx context.Context, m cluster.Member, key string, stal
 	header.Set(hStale, formatStamp(stale))
 	header.Set(hSuspects, strings.Join(suspects[:min(len(suspects), maxIDs)], ","))
 	for {
-		r, err := g.callFor(ctx, m, opLead, key, header.Clone(), g.sliceTimeout(m.ID))
+		r, err := g.callFor(ctx, m, opLead, key, header.Clone(), g.sliceTimeout)
 		if err != nil {
 			return backend.Entry{}, err
 		}
@@ -176,7 +199,7 @@ func (g *Gossip) askLead(ctx context.Context, m cluster.Member, key string, stal
 func (g *Gossip) askWait(ctx context.Context, m cluster.Member, key string, stale backend.Stamp) (answer, error) {
 	header := http.Header{}
 	header.Set(hStale, formatStamp(stale))
-	r, err := g.callFor(ctx, m, opWait, key, header, g.sliceTimeout(m.ID))
+	r, err := g.callFor(ctx, m, opWait, key, header, g.sliceTimeout)
 	return r.answer, err
 }
 
@@ -190,55 +213,80 @@ var lookOnly = intent{}
 
 func lookIntending(skip []string) intent { return intent{lead: true, skip: skip} }
 
-// look peeks at the first R others of the key's order in parallel, and takes in
-// what they hold. It returns who intends to acquire: theirs and what this node
-// noted itself. It comes back as soon as something newer than stale is here.
+// maxLooks is how many rounds a look takes: a second one for those that did not
+// answer in the first.
+const maxLooks = 2
+
+// look peeks at the first others of the key's order until R have answered: in
+// parallel, then at as many more as were silent, so that those who look meet at
+// the same nodes even where the first of the order have just died. It takes in
+// what they hold, returns who intends to acquire (theirs and what this node
+// noted itself), and comes back as soon as something newer than stale is here.
 func (g *Gossip) look(ctx context.Context, key string, stale backend.Stamp, in intent) map[string]bool {
-	targets := g.lookAt(key, stale, in.skip)
 	seen := g.intents.live(key)
-	results := make(chan []string, len(targets))
-	for _, m := range targets {
-		// Not bound to the caller: a request cut off costs the connection.
-		g.spawn("peek", func(ctx context.Context) { results <- g.peek(ctx, m, key, in.lead) })
-	}
-	for range targets {
-		select {
-		case ids := <-results:
-			for _, id := range ids {
-				seen[id] = true
-			}
-		case <-ctx.Done():
-			return seen
-		case <-g.life.Done():
-			return seen
-		}
-		if _, ok := g.store.Newer(key, stale); ok {
+	targets, rest := g.lookAt(key, stale, in.skip)
+	for round := 1; len(targets) > 0; round++ {
+		silent, done := g.peekAll(ctx, targets, key, stale, in.lead, seen)
+		if done || round == maxLooks {
 			break
 		}
+		n := min(silent, len(rest))
+		targets, rest = rest[:n], rest[n:]
 	}
 	return seen
 }
 
-// lookAt returns the first R others, and whoever announced something newer by
-// digest if it is not among them.
-func (g *Gossip) lookAt(key string, stale backend.Stamp, skip []string) []cluster.Member {
-	var out []cluster.Member
-	asked := make(map[string]bool)
-	for _, id := range skip {
-		asked[id] = true
+// peekAll peeks at all targets at once and adds who intends to seen. It returns
+// how many did not answer, and whether there is no more to look for.
+func (g *Gossip) peekAll(ctx context.Context, targets []cluster.Member, key string, stale backend.Stamp, lead bool, seen map[string]bool) (silent int, done bool) {
+	type result struct {
+		ids []string
+		err error
 	}
-	for _, m := range g.replicas(key) {
-		if !asked[m.ID] {
-			asked[m.ID] = true
-			out = append(out, m)
+	results := make(chan result, len(targets))
+	for _, m := range targets {
+		// Not bound to the caller: a request cut off costs the connection.
+		g.spawn("peek", func(ctx context.Context) {
+			ids, err := g.peek(ctx, m, key, lead)
+			results <- result{ids, err}
+		})
+	}
+	for range targets {
+		select {
+		case r := <-results:
+			if r.err != nil {
+				silent++
+			}
+			for _, id := range r.ids {
+				seen[id] = true
+			}
+		case <-ctx.Done():
+			return silent, true
+		case <-g.life.Done():
+			return silent, true
+		}
+		if _, ok := g.store.Newer(key, stale); ok {
+			return silent, true
 		}
 	}
-	if holder, ok := g.heard.holder(key, stale); ok && !asked[holder] {
-		if m, ok := g.member(holder); ok {
-			out = append(out, m)
-		}
+	return silent, false
+}
+
+// lookAt returns whom to look at first, the first R others and whoever announced
+// something newer by digest, and whom to turn to where those are silent.
+func (g *Gossip) lookAt(key string, stale backend.Stamp, skip []string) (first, rest []cluster.Member) {
+	all := slices.DeleteFunc(g.others(key), func(m cluster.Member) bool { return slices.Contains(skip, m.ID) })
+	n := min(len(all), g.cfg.Replicas)
+	first, rest = all[:n:n], all[n:]
+	holder, ok := g.heard.holder(key, stale)
+	isHolder := func(m cluster.Member) bool { return m.ID == holder }
+	if !ok || slices.ContainsFunc(first, isHolder) || slices.Contains(skip, holder) {
+		return first, rest
 	}
-	return out
+	if m, ok := g.member(holder); ok {
+		first, rest = append(first, m), slices.DeleteFunc(rest, isHolder)
+	}
+	return first, rest
 }
 
 func (g *Gossip) member(id string) (cluster.Member, bool) {
@@ -253,17 +301,17 @@ func (g *Gossip) member(id string) (cluster.Member, bool) {
 }
 
 // peek asks one peer what it holds and returns who it knows to intend.
-func (g *Gossip) peek(ctx context.Context, m cluster.Member, key string, lead bool) []string {
+func (g *Gossip) peek(ctx context.Context, m cluster.Member, key string, lead bool) ([]string, error) {
 	header := http.Header{}
 	if lead {
 		header.Set(hIntent, "1")
 	}
-	r, err := g.callFor(ctx, m, opPeek, key, header, g.peekTimeout(m.ID))
+	r, err := g.callFor(ctx, m, opPeek, key, header, g.peekTimeout)
 	if err != nil {
 		g.cfg.Log.Debug("peek got no answer", "peer", m.Name, "error", err)
-		return nil
+		return nil, err
 	}
-	return splitList(r.header.Get(hIntents))
+	return splitList(r.header.Get(hIntents)), nil
 }
 
 // replicate offers the live entry of key, or the refusal that took its place, to
@@ -284,7 +332,7 @@ func (g *Gossip) push(ctx context.Context, m cluster.Member, key string, refusal
 		if try > 0 {
 			sleep(ctx, time.Duration(try)*minPeek)
 		}
-		_, err := g.call(ctx, m, opPush, g.pushMessage(key, refusal), max(pushTimeout, 6*g.rtt(m.ID)))
+		_, err := g.call(ctx, m, opPush, g.pushMessage(key, refusal), g.pushPatience)
 		if err == nil || !errors.Is(err, errSilent) || ctx.Err() != nil {
 			return
 		}
@@ -328,10 +376,12 @@ func (g *Gossip) spreadRevocation(ctx context.Context, key string, id backend.ID
 func (g *Gossip) tellRevoked(ctx context.Context, m cluster.Member, key string, id backend.ID, paced bool) (answer, error) {
 	header := http.Header{}
 	header.Set(hRevoked, id.String())
+	timeout := g.peekTimeout
 	if paced {
 		header.Set(hPaced, "1")
+		timeout = g.sliceTimeout // who does not answer counts as silent
 	}
-	r, err := g.callFor(ctx, m, opRevoke, key, header, g.peekTimeout(m.ID))
+	r, err := g.callFor(ctx, m, opRevoke, key, header, timeout)
 	return r.answer, err
 }
 

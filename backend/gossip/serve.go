@@ -201,7 +201,7 @@ func (g *Gossip) servePush(w http.ResponseWriter, r *http.Request, req request) 
 	g.intents.clear(req.key, req.from.ID)
 	held, _ := g.store.Get(req.key)
 	if refusal != nil || offered.Newer(held.Stamp) {
-		g.peek(g.life, req.from, req.key, false)
+		_, _ = g.peek(g.life, req.from, req.key, false) // it is offered again, or found by digest
 	}
 	say(w, answerDone)
 	return nil

@@ -85,7 +85,7 @@ func (g *Gossip) suspected(m cluster.Member) {
 	g.cfg.Log.Warn("peer does not answer; asking the next", "peer", m.Name)
 	g.spawn("ping suspect", func(ctx context.Context) {
 		for g.suspect.has(m.ID) && ctx.Err() == nil {
-			if _, err := g.call(ctx, m, opPing, http.Header{}, g.sliceTimeout(m.ID)); err == nil {
+			if _, err := g.call(ctx, m, opPing, http.Header{}, g.sliceTimeout); err == nil {
 				g.suspect.clear(m.ID)
 				return
 			}
@@ -153,7 +153,7 @@ func (g *Gossip) Confirm(ctx context.Context, key string, id backend.ID) error {
 		if m.Self {
 			return nil
 		}
-		if _, err := g.callFor(ctx, m, opConfirm, key, http.Header{}, g.peekTimeout(m.ID)); err == nil {
+		if _, err := g.callFor(ctx, m, opConfirm, key, http.Header{}, g.peekTimeout); err == nil {
 			return nil
 		}
 	}

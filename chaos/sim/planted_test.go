@@ -45,8 +45,8 @@ var plants = []planted{
 		name: "peeking at the next instead of the first", run: "Scripts/far_nodes",
 		edits: []edit{{
 			gossipDir + "gossip.go",
-			"for _, m := range g.order(key) {\n\t\tif !m.Self && len(out) < g.cfg.Replicas {",
-			"order := g.order(key)\n\tfor i := range order {\n\t\tm := order[(i+g.rank(key)+1)%len(order)]\n\t\tif !m.Self && len(out) < g.cfg.Replicas {",
+			"for _, m := range g.order(key) {\n\t\tif !m.Self && !g.suspect.has(m.ID) {",
+			"order := g.order(key)\n\tfor i := range order {\n\t\tm := order[(i+g.rank(key)+1)%len(order)]\n\t\tif !m.Self && !g.suspect.has(m.ID) {",
 		}},
 	},
 	{
@@ -75,8 +75,8 @@ var plants = []planted{
 	{
 		name: "a local try on every 5xx", run: "Scripts/^22",
 		edits: []edit{{
-			gossipDir + "ask.go", "case errors.As(err, &refusal) && !refusal.Way:\n\t\t\treturn backend.Entry{}, err",
-			"case errors.As(err, &refusal) && !refusal.Way && fill != nil:\n\t\t\treturn fill(ctx, g.store.Highest(key)+1)",
+			gossipDir + "ask.go", "case errors.As(err, &refusal) && !refusal.Way:\n\t\treturn backend.Entry{}, err",
+			"case errors.As(err, &refusal) && !refusal.Way && q.fill != nil:\n\t\treturn q.fill(ctx, q.store.Highest(q.key)+1)",
 		}},
 	},
 	{
