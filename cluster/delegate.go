@@ -131,25 +131,27 @@ func (g *gossip) NotifyPingComplete(node *memberlist.Node, rtt time.Duration, _ 
 // not make others patient with it.
 const maxRTT = time.Second
 
-// rtts smooths round trips per member as TCP does (RFC 6298: an eighth of each
-// new one).
+// rtts smooths round trips per member as TCP does (RFC 6298), with larger shares
+// of each new one, as they are few: a quarter of a longer one, which may tell of a
+// busy process as well as of the link, half of a shorter one, which cannot.
 type rtts struct {
 	mu sync.Mutex
 	by map[string]time.Duration
 }
 
 func (r *rtts) add(id string, d time.Duration) {
-	if d <= 0 {
-		return
-	}
-	d = min(d, maxRTT)
+	d = min(max(d, time.Nanosecond), maxRTT) // 0 stands for unknown
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.by == nil {
 		r.by = make(map[string]time.Duration)
 	}
 	if old, ok := r.by[id]; ok {
-		d = old + (d-old)/8
+		share := time.Duration(2)
+		if d > old {
+			share = 4
+		}
+		d = old + (d-old)/share
 	}
 	r.by[id] = d
 }

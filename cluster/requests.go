@@ -8,8 +8,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/netip"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 )
 
@@ -146,7 +148,9 @@ func (c *Cluster) dialMember(ctx context.Context, _, hostPort string) (net.Conn,
 
 // Do sends a request to a member over mutual TLS; of the URL only path and query
 // count. The answer comes from that very instance or not at all. A request with
-// GetBody is sent again where a kept connection turns out dead.
+// GetBody is sent again where a kept connection turns out dead. The time until
+// the first sign of an answer is taken for a round trip: a Handler that has to
+// think says 102 first.
 func (c *Cluster) Do(req *http.Request, to Member) (*http.Response, error) {
 	self := c.Self().ID
 	if to.ID == self {
@@ -155,7 +159,8 @@ func (c *Cluster) Do(req *http.Request, to Member) (*http.Response, error) {
 	if !validID(to.ID) {
 		return nil, fmt.Errorf("request to %q: no instance id", to.ID)
 	}
-	r := req.Clone(context.WithValue(req.Context(), keyDial, to.Addr))
+	ctx := context.WithValue(req.Context(), keyDial, to.Addr)
+	r := req.Clone(c.timed(ctx, to.ID))
 	r.URL.Scheme, r.URL.Host, r.Host = "https", to.ID, to.ID
 	r.Header.Set(headerSender, self)
 	// Present and empty: net/http then replays a POST, and sends no header.
@@ -170,6 +175,23 @@ func (c *Cluster) Do(req *http.Request, to Member) (*http.Response, error) {
 	}
 	resp.Body = &boundedBody{resp.Body, MaxBody}
 	return resp, nil
+}
+
+// timed takes the round trip of a request into RTT. memberlist's own pings find
+// none above its probe timeout. The hooks run on net/http's goroutines.
+func (c *Cluster) timed(ctx context.Context, id string) context.Context {
+	var sent atomic.Pointer[time.Time]
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(httptrace.GotConnInfo) {
+			now := time.Now()
+			sent.Store(&now)
+		},
+		GotFirstResponseByte: func() {
+			if at := sent.Swap(nil); at != nil {
+				c.gossip.rtt.add(id, time.Since(*at))
+			}
+		},
+	})
 }
 
 var errBody = errors.New("answer is too long")
@@ -192,15 +214,13 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Ping asks a member for a sign of life, over the connection that requests
-// take, and takes the round trip into RTT unless it had to be opened first.
+// Ping asks a member for a sign of life, over the connection that requests take.
 func (c *Cluster) Ping(ctx context.Context, to Member) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+idPlaceholder+pathPing, nil)
 	if err != nil {
 		return err
 	}
-	var timed timing
-	resp, err := c.Do(req.WithContext(timed.trace(ctx)), to)
+	resp, err := c.Do(req, to)
 	if err != nil {
 		return err
 	}
@@ -208,7 +228,6 @@ func (c *Cluster) Ping(ctx context.Context, to Member) error {
 	if resp.StatusCode != http.StatusNoContent {
 		return fmt.Errorf("ping %s: status %d", to.ID, resp.StatusCode)
 	}
-	c.gossip.rtt.add(to.ID, timed.elapsed())
 	return nil
 }
 

@@ -2,8 +2,6 @@ package cluster
 
 import (
 	"context"
-	"net/http/httptrace"
-	"sync/atomic"
 	"time"
 )
 
@@ -61,26 +59,3 @@ func (c *Cluster) firstAsked() []Member {
 	}
 	return list
 }
-
-// timing measures one round trip on a connection that was open already. The
-// hooks run on net/http's goroutines.
-type timing struct{ sent, took atomic.Int64 }
-
-func (t *timing) trace(ctx context.Context) context.Context {
-	start := time.Now()
-	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(info httptrace.GotConnInfo) {
-			if info.Reused {
-				t.sent.Store(int64(time.Since(start)) + 1)
-			}
-		},
-		GotFirstResponseByte: func() {
-			if sent := t.sent.Load(); sent > 0 {
-				t.took.Store(int64(time.Since(start)) - sent + 1)
-			}
-		},
-	})
-}
-
-// elapsed returns the round trip, or zero if there was none to measure.
-func (t *timing) elapsed() time.Duration { return time.Duration(t.took.Load()) }

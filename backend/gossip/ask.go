@@ -13,6 +13,9 @@ import (
 const (
 	// maxAsked is how many leaders a flight tries before it leads itself.
 	maxAsked = 3
+	// askFor is how long it tries them, but for one that says that it is at it:
+	// three silences on a fast link, and half of a flight on a slow one.
+	askFor = backend.FlightBudget / 2
 	// rankStep is how much later than the node before it in the order a node
 	// refreshes, so that the first refreshes and the others find the result.
 	rankStep = 2 * time.Second
@@ -120,8 +123,9 @@ func (g *Gossip) lookAround(ctx context.Context, key string, stale backend.Stamp
 // for as long as the flight lasts, or until maxAsked ways have been found broken.
 func (g *Gossip) ask(ctx context.Context, key string, stale backend.Stamp, fill backend.FillFunc) (backend.Entry, error) {
 	q := question{Gossip: g, key: key, stale: stale, fill: fill}
+	enough := g.cfg.Clock.Now() + askFor
 	for _, m := range g.order(key) {
-		if q.asked >= maxAsked && q.fill != nil {
+		if q.fill != nil && (q.asked >= maxAsked || g.cfg.Clock.Now() >= enough) {
 			if e, err := q.lastResort(ctx); !isWay(err) {
 				return e, err
 			}

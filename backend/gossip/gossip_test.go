@@ -223,6 +223,7 @@ func TestRevoke_ReachesEverybodyAndIsPacedAtTheLeader(t *testing.T) {
 		if err := f.nodes[5].gossip.Confirm(t.Context(), testKey, next.ID); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait() // the leader is told behind the caller
 		if err := f.nodes[3].gossip.Revoke(t.Context(), testKey, next.ID); err != nil {
 			t.Fatalf("after a confirmed replay: %v", err)
 		}

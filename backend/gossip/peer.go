@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptrace"
+	"net/textproto"
 	"slices"
 	"strconv"
 	"strings"
@@ -48,9 +49,14 @@ func (g *Gossip) sliceTimeout(id string) time.Duration {
 	return leadSlice + max(minGrace, 3*g.rtt(id))
 }
 
-// peekTimeout is how long a peek waits: who does not answer is skipped.
+// peekTimeout is how long a peek waits: who does not answer is skipped. A link
+// that nothing is known of yet may be a slow one.
 func (g *Gossip) peekTimeout(id string) time.Duration {
-	return min(max(3*g.rtt(id), minPeek), maxPeek)
+	rtt := g.rtt(id)
+	if rtt == 0 {
+		return maxPeek
+	}
+	return min(max(3*rtt, minPeek), maxPeek)
 }
 
 // pushPatience is how long a peer may take over a push: it fetches what is
@@ -71,15 +77,16 @@ type reply struct {
 	entry  backend.Entry // aged by the whole round trip
 }
 
-// staged returns a context that ends when no connection to the peer is had within
-// its time, or no answer within its time from then: to open a connection takes
-// round trips of its own, tells how long they are, and is no sign of a silent
-// peer.
+// staged returns a context that ends when the peer lets its time pass at one of
+// three stages: until there is a connection, until its sign that it has the
+// request (102, from who is going to hold it), until its answer. Each stage tells
+// how long a round trip is, so that a slow link is not taken for a silent peer.
 func staged(ctx context.Context, id string, timeout patience) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	timer := time.AfterFunc(timeout(id), cancel)
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(httptrace.GotConnInfo) { timer.Reset(timeout(id)) },
+		GotConn:        func(httptrace.GotConnInfo) { timer.Reset(timeout(id)) },
+		Got1xxResponse: func(int, textproto.MIMEHeader) error { timer.Reset(timeout(id)); return nil },
 	})
 	return ctx, func() { timer.Stop(); cancel() }
 }
@@ -376,12 +383,10 @@ func (g *Gossip) spreadRevocation(ctx context.Context, key string, id backend.ID
 func (g *Gossip) tellRevoked(ctx context.Context, m cluster.Member, key string, id backend.ID, paced bool) (answer, error) {
 	header := http.Header{}
 	header.Set(hRevoked, id.String())
-	timeout := g.peekTimeout
 	if paced {
 		header.Set(hPaced, "1")
-		timeout = g.sliceTimeout // who does not answer counts as silent
 	}
-	r, err := g.callFor(ctx, m, opRevoke, key, header, timeout)
+	r, err := g.callFor(ctx, m, opRevoke, key, header, g.peekTimeout)
 	return r.answer, err
 }
 

@@ -101,6 +101,10 @@ func say(w http.ResponseWriter, a answer) {
 	w.WriteHeader(http.StatusOK)
 }
 
+// holding tells a peer that its request has arrived and is being held: from then
+// on silence means a process that hangs, and not a link that is slow.
+func holding(w http.ResponseWriter) { w.WriteHeader(http.StatusProcessing) }
+
 // tell answers with an entry and its value.
 func tell(w http.ResponseWriter, a answer, e backend.Entry) {
 	setEntry(w.Header(), e)
@@ -112,6 +116,9 @@ func (g *Gossip) serveLead(w http.ResponseWriter, r *http.Request, req request) 
 	ctx, cancel := context.WithTimeout(r.Context(), leadSlice)
 	defer cancel()
 	suspects := splitList(r.Header.Get(hSuspects))
+	if _, held := g.store.Newer(req.key, req.stale); !held {
+		holding(w)
+	}
 	e, err := g.lead(ctx, req.key, req.stale, suspects, req.fill)
 	switch {
 	case err == nil:
@@ -164,6 +171,9 @@ func (g *Gossip) servePeek(w http.ResponseWriter, r *http.Request, req request) 
 func (g *Gossip) serveWait(w http.ResponseWriter, r *http.Request, req request) error {
 	ctx, cancel := context.WithTimeout(r.Context(), leadSlice)
 	defer cancel()
+	if g.phases.of(req.key) != "" {
+		holding(w)
+	}
 	phase := g.phases.settled(ctx, req.key)
 	e, ok := g.store.Newer(req.key, req.stale)
 	b := g.store.Backoff(req.key)
@@ -201,6 +211,7 @@ func (g *Gossip) servePush(w http.ResponseWriter, r *http.Request, req request) 
 	g.intents.clear(req.key, req.from.ID)
 	held, _ := g.store.Get(req.key)
 	if refusal != nil || offered.Newer(held.Stamp) {
+		holding(w)
 		_, _ = g.peek(g.life, req.from, req.key, false) // it is offered again, or found by digest
 	}
 	say(w, answerDone)

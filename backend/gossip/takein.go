@@ -2,7 +2,6 @@ package gossip
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -98,7 +97,7 @@ func (g *Gossip) suspected(m cluster.Member) {
 const suspectFor = 10 * time.Second
 
 // Revoke implements backend.Backend. The key's leader decides whether the time
-// for a revocation has come; where none answers this node decides.
+// for a revocation has come; where none answers within maxPeek this node decides.
 func (g *Gossip) Revoke(ctx context.Context, key string, id backend.ID) error {
 	if err := g.usable(ctx); err != nil {
 		return err
@@ -115,19 +114,21 @@ func (g *Gossip) Revoke(ctx context.Context, key string, id backend.ID) error {
 }
 
 func (g *Gossip) revokeAtLeader(ctx context.Context, key string, id backend.ID) error {
+	asking, cancel := context.WithTimeout(ctx, maxPeek)
+	defer cancel()
 	for _, m := range g.firstLeaders(key) {
-		if m.Self {
+		if m.Self || asking.Err() != nil {
 			break
 		}
-		a, err := g.tellRevoked(ctx, m, key, id, true)
+		a, err := g.tellRevoked(asking, m, key, id, true)
 		switch {
 		case err == nil && a == answerDone:
 			return nil
 		case err == nil && a == answerPaced:
 			return backend.ErrPaced
-		case errors.Is(err, errSilent):
-			g.suspected(m)
 		}
+		// Silence is no reason to suspect it yet: a caller waits, so it had little
+		// time. The fill that follows gives it more.
 	}
 	return g.store.RevokePaced(key, id)
 }
@@ -143,19 +144,22 @@ func (g *Gossip) firstLeaders(key string) []cluster.Member {
 	return out
 }
 
-// Confirm implements backend.Backend.
+// Confirm implements backend.Backend. The leader is told behind the caller, whose
+// request has succeeded already.
 func (g *Gossip) Confirm(ctx context.Context, key string, id backend.ID) error {
 	if err := g.usable(ctx); err != nil {
 		return err
 	}
 	g.store.Confirm(key)
-	for _, m := range g.firstLeaders(key) {
-		if m.Self {
-			return nil
+	g.spawn("confirm", func(ctx context.Context) {
+		for _, m := range g.firstLeaders(key) {
+			if m.Self {
+				return
+			}
+			if _, err := g.callFor(ctx, m, opConfirm, key, http.Header{}, g.peekTimeout); err == nil {
+				return
+			}
 		}
-		if _, err := g.callFor(ctx, m, opConfirm, key, http.Header{}, g.peekTimeout); err == nil {
-			return nil
-		}
-	}
+	})
 	return nil
 }

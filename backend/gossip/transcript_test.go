@@ -44,10 +44,10 @@ func (tr transcriber) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	r.Body = io.NopCloser(strings.NewReader(string(body)))
-	rec := httptest.NewRecorder()
+	rec := &recorder{ResponseRecorder: httptest.NewRecorder(), w: w}
 	tr.to.ServeHTTP(rec, r)
 	var text strings.Builder
-	fmt.Fprintf(&text, "%s %s\n%s%d bytes\n-> %d\n%s%d bytes\n", r.Method, r.URL.Path, fields(r.Header), len(body), rec.Code, fields(rec.Header()), rec.Body.Len())
+	fmt.Fprintf(&text, "%s %s\n%s%d bytes\n%s-> %d\n%s%d bytes\n", r.Method, r.URL.Path, fields(r.Header), len(body), rec.early, rec.Code, fields(rec.Header()), rec.Body.Len())
 	tr.mu.Lock()
 	if _, seen := tr.ops[r.URL.Path]; !seen {
 		tr.ops[r.URL.Path] = variable.ReplaceAllStringFunc(text.String(), func(s string) string {
@@ -61,6 +61,23 @@ func (tr transcriber) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	maps.Copy(w.Header(), rec.Header())
 	w.WriteHeader(rec.Code)
 	w.Write(rec.Body.Bytes())
+}
+
+// recorder records a final answer and passes informational ones on at once.
+type recorder struct {
+	*httptest.ResponseRecorder
+	w     http.ResponseWriter
+	early string
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (r *recorder) WriteHeader(status int) {
+	if status >= 200 {
+		r.ResponseRecorder.WriteHeader(status)
+		return
+	}
+	r.early += fmt.Sprintf("-> %d\n", status)
+	r.w.WriteHeader(status)
 }
 
 func fields(h http.Header) string {

@@ -39,6 +39,7 @@ type idp struct {
 	byToken map[string]*grant
 	calls   int
 	okSince time.Duration // since when it has granted at its usual pace
+	busy    time.Duration // until when answers are due that it was slow with
 }
 
 // ok reports whether whoever reaches the provider gets a token in time.
@@ -120,6 +121,7 @@ func (w *world) asked(ctx context.Context, l line) (*http.Response, *grant, time
 	defer w.mu.Unlock()
 	w.idp.calls++
 	w.judge.asked(l.in, l.key)
+	w.idp.busy = max(w.idp.busy, w.now()+w.idp.latency)
 	m := w.idp.mood
 	switch {
 	case m.status != 0:
@@ -223,7 +225,7 @@ func (w *world) setIdP(change func(p *idp)) {
 	was := w.idp.ok()
 	change(&w.idp)
 	if w.idp.ok() && !was {
-		w.idp.okSince = w.now()
+		w.idp.okSince = max(w.now(), w.idp.busy)
 	}
 }
 
