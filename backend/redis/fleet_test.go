@@ -3,6 +3,7 @@ package redis_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -49,6 +50,82 @@ func atLeast(a *atomic.Int64, n int64) {
 		if old >= n || a.CompareAndSwap(old, n) {
 			return
 		}
+	}
+}
+
+// Who comes while a flight looks waits for that, and costs Redis nothing.
+func TestFleet_CallersOfARunningFlightDoNotLookThemselves(t *testing.T) {
+	s := redistest.Start(t)
+	m := member(t, on(s))
+	entered, release := make(chan struct{}), make(chan struct{})
+	p := &idp{}
+	var wg sync.WaitGroup
+	ask := func(fill backend.FillFunc) {
+		if _, err := m.Fill(t.Context(), key, backend.Stamp{}, fill); err != nil {
+			t.Error(err)
+		}
+	}
+	wg.Go(func() {
+		ask(func(ctx context.Context, gen uint64) (backend.Entry, error) {
+			close(entered)
+			<-release
+			return p.fill(ctx, gen)
+		})
+	})
+	<-entered
+	for range 3 {
+		ctx, leave := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		if _, err := m.Fill(ctx, key, backend.Stamp{}, p.fill); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("an impatient caller got %v", err)
+		}
+		leave()
+	}
+	if stats := s.Do("INFO", "commandstats"); !strings.Contains(stats, "cmdstat_getrange:calls=1,") {
+		t.Errorf("want the one look of the first caller:\n%s", stats)
+	}
+	close(release)
+	wg.Wait()
+	p.asked(t, 1)
+}
+
+// What Prepare leaves there: a subscription, the script, and the connections
+// that a crowd of callers uses.
+func TestPrepare_LeavesNothingToConnectFor(t *testing.T) {
+	s := redistest.Start(t)
+	m := member(t, on(s))
+	if n := s.Do("INFO", "clients"); !strings.Contains(n, "connected_clients:1\r") {
+		t.Errorf("New has connected:\n%s", n)
+	}
+	m.Prepare([]string{key})
+	eventually(t, func() error {
+		return want(s.Do("PUBLISH", prefix+"filled", "x") == "1" && strings.Contains(s.Do("INFO", "memory"), "number_of_cached_scripts:1\r") &&
+			strings.Contains(s.Do("INFO", "clients"), "connected_clients:4\r"), s.Do("INFO", "clients"))
+	})
+	must(t, m, backend.Stamp{}, (&idp{}).fill)
+	if n := s.Do("INFO", "clients"); !strings.Contains(n, "connected_clients:4\r") {
+		t.Errorf("the first fill has connected again:\n%s", n)
+	}
+}
+
+func TestPrepare_AwayIsSaidAndNoError(t *testing.T) {
+	t.Parallel()
+	s := redistest.Prepare(t)
+	var log sink
+	cfg := on(s)
+	cfg.Log = log.logger()
+	m := member(t, cfg)
+	m.Prepare([]string{key, keyOf(1)})
+	eventually(t, func() error {
+		ok, reason, _ := m.State()
+		return want(!ok && reason == "unreachable", "state "+reason)
+	})
+	s.Run()
+	eventually(t, func() error {
+		ok, reason, _ := m.State()
+		return want(ok, "still "+reason)
+	})
+	if n := strings.Count(log.String(), "level=WARN"); n != 1 {
+		t.Errorf("%d warnings, want 1:\n%s", n, log.String())
 	}
 }
 
