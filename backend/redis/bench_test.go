@@ -107,7 +107,7 @@ func BenchmarkColdFleet(b *testing.B) {
 // cold is what BenchmarkColdFleet measures.
 type cold struct {
 	server      *redistest.Server
-	idp         *provider
+	idp         *httpProvider
 	listening   int
 	rounds      int
 	over, floor []time.Duration

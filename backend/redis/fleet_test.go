@@ -23,8 +23,7 @@ func TestFleet_TenNodesOfTwoHundredCallersOneAcquisition(t *testing.T) {
 	s := redistest.Start(t)
 	p := &idp{delay: 100 * time.Millisecond}
 	var wg sync.WaitGroup
-	var failed, slowest atomic.Int64
-	began := time.Now()
+	var failed atomic.Int64
 	for range 10 {
 		m := member(t, on(s))
 		for range 200 {
@@ -32,12 +31,10 @@ func TestFleet_TenNodesOfTwoHundredCallersOneAcquisition(t *testing.T) {
 				if _, err := m.Fill(t.Context(), key, backend.Stamp{}, p.fill); err != nil {
 					failed.Add(1)
 				}
-				atLeast(&slowest, int64(time.Since(began)))
 			})
 		}
 	}
 	wg.Wait()
-	t.Logf("2,000 callers served in %v", time.Duration(slowest.Load()))
 	if n := failed.Load(); n != 0 {
 		t.Fatalf("%d callers failed", n)
 	}
@@ -161,13 +158,10 @@ func TestFleet_NextTakesOverFromADeadHolder(t *testing.T) {
 	go func() { _, _ = a.Fill(t.Context(), key, backend.Stamp{}, slow.fill) }()
 	eventually(t, func() error { return want(slow.calls.Load() == 1, "the holder has not begun") })
 	wire.down()
-	began := time.Now()
-	must(t, b, backend.Stamp{}, quick.fill)
-	took := time.Since(began)
-	t.Logf("took over after %v", took)
-	if took > 6*time.Second {
-		t.Fatalf("took over after %v, the lock lives 3 s", took)
+	if left, err := strconv.Atoi(s.Do("PTTL", valueKey()+":lock")); err != nil || left <= 0 || left > 3000 {
+		t.Fatalf("the dead holder's lock has %d ms left (%v), want 1 to 3000", left, err)
 	}
+	must(t, b, backend.Stamp{}, quick.fill)
 	quick.asked(t, 1)
 }
 

@@ -176,15 +176,15 @@ func (p *process) end() {
 	_ = p.cmd.Wait()
 }
 
-// provider is an identity provider behind HTTP that counts.
-type provider struct {
+// httpProvider is an identity provider behind HTTP that counts.
+type httpProvider struct {
 	*httptest.Server
 	delay atomic.Int64
 	calls atomic.Int32
 }
 
-func startProvider(t testing.TB, delay time.Duration) *provider {
-	p := &provider{}
+func startProvider(t testing.TB, delay time.Duration) *httpProvider {
+	p := &httpProvider{}
 	p.delay.Store(int64(delay))
 	p.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p.calls.Add(1)
@@ -199,7 +199,7 @@ func startProvider(t testing.TB, delay time.Duration) *provider {
 }
 
 // fleetOf starts n processes.
-func fleetOf(t testing.TB, n int, s *redistest.Server, p *provider) []*process {
+func fleetOf(t testing.TB, n int, s *redistest.Server, p *httpProvider) []*process {
 	t.Helper()
 	fleet := make([]*process, n)
 	for i := range fleet {
@@ -273,7 +273,7 @@ func TestProcesses_NextTakesOverFromAKilledHolder(t *testing.T) {
 
 // takeOver kills the first process while it acquires, and returns how long the
 // others' callers then waited.
-func takeOver(t testing.TB, s *redistest.Server, p *provider, fleet []*process, key string) time.Duration {
+func takeOver(t testing.TB, s *redistest.Server, p *httpProvider, fleet []*process, key string) time.Duration {
 	t.Helper()
 	before := p.calls.Load()
 	if err := fleet[0].orders.Encode(order{Key: key, Callers: 1}); err != nil {
