@@ -48,7 +48,8 @@ func (r *Redis) Fill(ctx context.Context, key string, stale backend.Stamp, fill 
 
 // glance is the short way of a caller who holds nothing: what others acquired is
 // most likely there, and then neither a flight nor a lock is needed. One caller a
-// key takes it at a time, so that a crowd costs one look; the others fly.
+// key takes it at a time, and none while a flight looks, so that a crowd costs
+// one look; the others fly.
 // Failures is how many operations it leaves a flight less before Redis counts as
 // away.
 func (r *Redis) glance(ctx context.Context, key string, stale backend.Stamp) (e backend.Entry, failures int, err error) {
@@ -56,6 +57,9 @@ func (r *Redis) glance(ctx context.Context, key string, stale backend.Stamp) (e 
 		return backend.Entry{}, 0, err
 	}
 	if !stale.IsZero() {
+		return backend.Entry{}, 0, nil
+	}
+	if _, busy := r.flying.Load(key); busy {
 		return backend.Entry{}, 0, nil
 	}
 	if _, busy := r.glancing.LoadOrStore(key, struct{}{}); busy {
@@ -86,6 +90,8 @@ type flight struct {
 // run looks, competes for the lock, and waits while another node holds it.
 // Failures is how many operations have failed before it.
 func (f *flight) run(ctx context.Context, failures int) (backend.Entry, error) {
+	f.flying.Store(f.key, struct{}{})
+	defer f.flying.Delete(f.key)
 	began, low := f.clock.Now(), floor{stamp: f.stale}
 	for {
 		wake := f.wakes.wait(f.key) // before the look, so that no message is missed

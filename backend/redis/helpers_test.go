@@ -60,7 +60,7 @@ func (p *idp) asked(t *testing.T, want int) {
 }
 
 // must fills on a member and fails the test on an error.
-func must(t *testing.T, b backend.Backend, stale backend.Stamp, fill backend.FillFunc) backend.Entry {
+func must(t testing.TB, b backend.Backend, stale backend.Stamp, fill backend.FillFunc) backend.Entry {
 	t.Helper()
 	e, err := b.Fill(t.Context(), key, stale, fill)
 	if err != nil {
@@ -69,7 +69,7 @@ func must(t *testing.T, b backend.Backend, stale backend.Stamp, fill backend.Fil
 	return e
 }
 
-func eventually(t *testing.T, check func() error) {
+func eventually(t testing.TB, check func() error) {
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)
 	for {

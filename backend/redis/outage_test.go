@@ -36,7 +36,7 @@ func TestOutage_DownAtStartThenOfferedToTheFleet(t *testing.T) {
 	p.asked(t, 1)
 }
 
-func TestOutage_HungServerCostsHalfASecond(t *testing.T) {
+func TestOutage_HungServerServesWhatIsHeldAndAcquiresWhatIsNot(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
 	m := member(t, on(s))
@@ -45,18 +45,12 @@ func TestOutage_HungServerCostsHalfASecond(t *testing.T) {
 	s.Hang()
 	defer s.Resume()
 
-	began := time.Now()
 	if e := must(t, m, backend.Stamp{}, p.fill); e.Stamp != first.Stamp {
 		t.Fatalf("serves %v, want what it has seen, %v", e.Stamp, first.Stamp)
 	}
 	p.asked(t, 1)
 	second := must(t, m, first.Stamp, p.fill)
 	p.asked(t, 2)
-	took := time.Since(began)
-	t.Logf("hung redis: a live and a new token took %v together", took)
-	if took > 2*time.Second {
-		t.Errorf("took %v", took)
-	}
 	if ok, reason, _ := m.State(); ok || reason != "timeout" {
 		t.Errorf("state %v %s", ok, reason)
 	}

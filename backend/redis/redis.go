@@ -51,6 +51,7 @@ type Redis struct {
 	peeker  func(ctx context.Context, name string) (raw string, left time.Duration, err error)
 
 	glancing sync.Map // keys that a caller looks up outside of a flight
+	flying   sync.Map // keys that a flight looks up
 
 	life   context.Context
 	end    context.CancelFunc
@@ -61,8 +62,8 @@ type Redis struct {
 
 var _ backend.Backend = (*Redis)(nil)
 
-// New validates cfg and returns a backend. It connects when first used, so a
-// Redis that is down does not keep a node from starting.
+// New validates cfg and returns a backend. It connects when first used or with
+// Prepare, so a Redis that is down does not keep a node from starting.
 func New(cfg Config) (*Redis, error) {
 	if cfg.Prefix == "" {
 		cfg.Prefix = DefaultPrefix
@@ -87,6 +88,36 @@ func New(cfg Config) (*Redis, error) {
 	r := assemble(cfg, client, health)
 	r.keeper = keeper
 	return r, nil
+}
+
+// Prepare does behind what the first request for one of keys would wait for
+// otherwise: it subscribes, connects to where the keys lie, and leaves the script
+// there. It returns at once, and a Redis that is down is no error: all of this is
+// done again when it is needed.
+func (r *Redis) Prepare(keys []string) {
+	if r.usable(r.life) != nil {
+		return
+	}
+	r.background("prepare", func() {
+		for _, key := range keys {
+			if r.prepare(key) != nil {
+				return // it is away, and would be for the next key
+			}
+		}
+	})
+}
+
+// prepare takes both ways of Fill at once, as a crowd of callers does, so that
+// each finds a connection.
+func (r *Redis) prepare(key string) error {
+	peeked := make(chan struct{})
+	r.background("prepare", func() {
+		defer close(peeked)
+		_, _ = r.peek(r.life, key)
+	})
+	_, err := r.look(r.life, key)
+	<-peeked
+	return err
 }
 
 func assemble(cfg Config, client goredis.UniversalClient, health *health) *Redis {

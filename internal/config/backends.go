@@ -98,9 +98,13 @@ func (b *builder) redisShape(at place, f fileRedis) {
 	}
 }
 
+// guideKeys are the keys that the guide of the Python plugin has for Redis.
+// Whoever uses another one has written the configuration for this product.
+var guideKeys = []string{"Host", "Port", "DB", "Password", "Prefix", "SSL"}
+
 // redisSafety refuses or marks a Redis whose traffic others can read or join.
-// Tokens are sealed, but whoever reaches Redis can delete or replay entries. The
-// plain shapes of the guide start all the same.
+// Tokens are sealed, but whoever reaches Redis can delete or replay entries. What
+// was written after the guide starts all the same, open or not.
 func (b *builder) redisSafety(at place, r Redis) {
 	local := r.Network == "unix" || !slices.ContainsFunc(r.Addrs, func(addr string) bool {
 		host, _ := splitAddr(addr)
@@ -117,8 +121,10 @@ func (b *builder) redisSafety(at place, r Redis) {
 		return
 	}
 	message := fmt.Sprintf("Redis beyond loopback without %s", strings.Join(missing, " and "))
-	if r.Mode != "single" && !b.cfg.AllowInsecure {
-		b.report.refuse(at, InvalidValue, "%s; set SSL and Password, or AllowInsecure", message)
+	newer := slices.IndexFunc(b.redisKeys, func(key string) bool { return !slices.Contains(guideKeys, key) })
+	if len(missing) == 2 && newer >= 0 && !b.cfg.AllowInsecure {
+		b.report.refuse(at, InvalidValue, "%s, with %q, which no configuration of the Python plugin has; set SSL, Password or AllowInsecure",
+			message, b.redisKeys[newer])
 		return
 	}
 	b.degrade(at, message)

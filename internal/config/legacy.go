@@ -261,7 +261,9 @@ func parseRedisURL(text string) (map[string]any, bool) {
 	default:
 		return nil, false
 	}
-	redis["Username"] = u.User.Username()
+	if name := u.User.Username(); name != "" {
+		redis["Username"] = name
+	}
 	password, _ := u.User.Password()
 	redis["Password"] = password
 	return redis, setNumber(redis, "Port", u.Port()) && setNumber(redis, "DB", db)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -112,6 +113,8 @@ type builder struct {
 	report *report
 	doc    *document
 	cfg    Config
+
+	redisKeys []string // those of Redis that the file has, without defaults
 }
 
 func (b *builder) build(s *schema) error {
@@ -155,6 +158,8 @@ func (b *builder) fillDefaults(s *schema) {
 	switch section["CacheBackend"] {
 	case BackendRedis:
 		ensure(section, "Redis")
+		given, _ := section["Redis"].(map[string]any)
+		b.redisKeys = slices.Sorted(maps.Keys(given))
 	case BackendGossip:
 		ensure(section, "Gossip")
 	}

@@ -174,6 +174,12 @@ func TestParse_RedisShapes(t *testing.T) {
 		{"URL", `"CacheType": "redis", "RedisUrl": "rediss://u:p@r.example.com:7000/3"`, "tcp", "r.example.com:7000", "", true},
 		{"URL of a socket", `"CacheType": "redis", "RedisUrl": "unix:///run/redis.sock?db=3"`, "unix", "/run/redis.sock", "", false},
 		{"cluster, allowed", `"CacheBackend": "redis", "AllowInsecure": true, "Redis": {"Mode": "cluster", "Addrs": ["r:7000"]}`, "tcp", "r:7000", degraded + "TLS and a password", false},
+		{"cluster with a password", `"CacheBackend": "redis", "Redis": {"Mode": "cluster", "Addrs": ["r:7000"], "Password": "p"}`, "tcp", "r:7000", degraded + "TLS", false},
+		{"Sentinel with a password", `"CacheBackend": "redis", "Redis": {"Mode": "sentinel", "MasterName": "m", "Addrs": ["r:26379"], "Password": "p"}`, "tcp", "r:26379", degraded + "TLS", false},
+		{"cluster with TLS", `"CacheBackend": "redis", "Redis": {"Mode": "cluster", "Addrs": ["r:7000"], "SSL": true}`, "tcp", "r:7000", degraded + "a password", true},
+		{"newer key, allowed", `"CacheBackend": "redis", "AllowInsecure": true, "Redis": {"Host": "10.0.0.3", "ReadTimeoutMs": 500}`, "tcp", "10.0.0.3:6379", degraded + "TLS and a password", false},
+		{"newer key on loopback", `"CacheBackend": "redis", "Redis": {"Host": "127.0.0.1", "ReadTimeoutMs": 500}`, "tcp", "127.0.0.1:6379", "", false},
+		{"open URL", `"CacheType": "redis", "RedisUrl": "redis://r.example.com:6379/3"`, "tcp", "r.example.com:6379", degraded + "TLS and a password", false},
 		{"IPv6", `"CacheBackend": "redis", "Redis": {"Host": "::1"}`, "tcp", "[::1]:6379", "", false},
 	}
 	for _, tt := range tests {

@@ -12,7 +12,10 @@ import (
 )
 
 // redisStorage is the backend on Redis.
-type redisStorage struct{ redis *redis.Redis }
+type redisStorage struct {
+	redis *redis.Redis
+	keys  []string // configured at the start
+}
 
 func (n *Node) newRedis() (*redisStorage, error) {
 	conf := n.conf.Redis
@@ -32,7 +35,7 @@ func (n *Node) newRedis() (*redisStorage, error) {
 	if err != nil {
 		return nil, fmt.Errorf("redis: %w", err)
 	}
-	return &redisStorage{r}, nil
+	return &redisStorage{redis: r}, nil
 }
 
 // redisOptions maps the configuration's Redis section. The password is asked for
@@ -74,8 +77,15 @@ func redisOptions(conf config.Redis) (redis.Options, error) {
 }
 
 func (s *redisStorage) backend() backend.Backend { return s.redis }
-func (*redisStorage) setKeys([]string)           {}
-func (*redisStorage) start() error               { return nil }
+
+// setKeys matters before the start only: a key that comes later finds the
+// connections made.
+func (s *redisStorage) setKeys(keys []string) { s.keys = keys }
+
+func (s *redisStorage) start() error {
+	s.redis.Prepare(s.keys)
+	return nil
+}
 
 func (s *redisStorage) status() proxy.BackendStatus {
 	ok, reason, since := s.redis.State()

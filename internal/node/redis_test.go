@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"orthanc-oauth/backend"
 	"orthanc-oauth/backend/redis/redistest"
 )
 
@@ -49,6 +50,57 @@ func TestRedis_StatusNamesTheFaultAndWhatToDo(t *testing.T) {
 			t.Errorf("%s says not once what to do: %s", sink, text)
 		}
 	}
+	w.wantRequests(t, 1)
+}
+
+// A deployment written from the Python plugin's documents, its spellings included.
+func TestRedis_URLOfTheOldDocuments(t *testing.T) {
+	s := redistest.Start(t, "requirepass canary-redis")
+	w := newWorld(t)
+	n, logs := started(t, w.section(secretFile(t, oldSecret), map[string]any{
+		"CacheType": "redis", "RedisUrl": "redis://:canary-redis@" + s.Addr + "/3",
+	}))
+	serve(t, n)
+	if st := n.status(t.Context()); st.Backend.State != "ok" {
+		t.Errorf("status %+v; log:\n%s", st.Backend, logs)
+	}
+	if keys := s.Do("INFO", "keyspace"); !strings.Contains(keys, "db3:keys=1,") {
+		t.Errorf("want the token in database 3:\n%s", keys)
+	}
+}
+
+// A sidecar renews what stands in PasswordFile; the server no longer takes the
+// password before. Nobody restarts.
+func TestRedis_PasswordFileIsReadAgain(t *testing.T) {
+	s := redistest.Start(t)
+	s.Do("ACL", "SETUSER", "oauth", "on", ">first", "~*", "&*", "+@all")
+	w := newWorld(t)
+	password := secretFile(t, "first")
+	n, logs := started(t, w.section(secretFile(t, oldSecret), redisAt(s, map[string]any{"Username": "oauth", "PasswordFile": password})))
+	serve(t, n)
+	s.Do("ACL", "SETUSER", "oauth", "resetpass", ">second")
+	write(t, password, "second")
+	s.Do("CLIENT", "KILL", "USER", "oauth")
+	if e, err := n.store.backend().Get(t.Context(), n.tokens.Keys()[0]); err != nil || e.From != backend.FromRedis {
+		t.Errorf("redis does not answer: %v; log:\n%s", err, logs)
+	}
+	if st := n.status(t.Context()); st.Backend.State != "ok" {
+		t.Errorf("status %+v; log:\n%s", st.Backend, logs)
+	}
+}
+
+// What a start prepares says at once that Redis is wrong, before any request.
+func TestRedis_StartSaysThatRedisIsAway(t *testing.T) {
+	s := redistest.Prepare(t)
+	w := newWorld(t)
+	n, _ := started(t, w.section(secretFile(t, oldSecret), redisAt(s, nil)))
+	eventually(t, func() error {
+		if st := n.status(t.Context()).Backend; st.State != "unreachable" || st.Reason == "" {
+			return fmt.Errorf("status %+v", st)
+		}
+		return nil
+	})
+	serve(t, n)
 	w.wantRequests(t, 1)
 }
 
