@@ -45,9 +45,16 @@ func (g *Gossip) Fill(ctx context.Context, key string, stale backend.Stamp, fill
 		e, err := g.asks.Do(ctx, key, func(ctx context.Context) (backend.Entry, error) {
 			return g.fly(ctx, key, stale, fill)
 		})
+		if err != nil {
+			// What came by another way meanwhile is as good.
+			if e, ok := g.local(key, stale); ok {
+				return e, nil
+			}
+			return backend.Entry{}, err
+		}
 		// A flight joined late may have started for an older stale.
-		if err != nil || e.Newer(stale) {
-			return e, err
+		if e.Newer(stale) {
+			return e, nil
 		}
 	}
 }

@@ -254,6 +254,34 @@ func TestClose_LeavesWithoutAFurtherAcquisition(t *testing.T) {
 	})
 }
 
+// The next leader waits for what the leaving one has begun.
+func TestClose_AnAcquisitionUnderWayIsNotMadeTwice(t *testing.T) {
+	inFleet(t, 6, func(t *testing.T, f *fleet) {
+		f.idp.set(func(p *provider) { p.latency = time.Second })
+		order := f.ordered()
+		done := make(chan error, 2)
+		get := func(n *node) {
+			_, err := n.get(t.Context(), backend.Stamp{})
+			done <- err
+		}
+		go get(order[5])
+		time.Sleep(300 * time.Millisecond) // the first of the order is at it
+		go func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			defer cancel()
+			order[0].gossip.Close(ctx)
+		}()
+		time.Sleep(100 * time.Millisecond)
+		go get(order[4])
+		for range 2 {
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+		f.wantCalls(1)
+	})
+}
+
 func TestPartition_BothSidesGoOnAndHealWithoutACall(t *testing.T) {
 	inFleet(t, 6, func(t *testing.T, f *fleet) {
 		f.must(1, backend.Stamp{})

@@ -3,7 +3,9 @@ package gossip
 import (
 	"context"
 	"errors"
+	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"orthanc-oauth/backend"
@@ -71,7 +73,9 @@ func (g *Gossip) flyLead(ctx context.Context, key string, stale backend.Stamp, s
 			return g.acquire(ctx, key, stale, fill)
 		}
 		phase.set(answerWaiting)
-		g.waitOn(ctx, rival, key, stale)
+		if g.waitOn(ctx, rival, key, stale) {
+			g.silent(ctx, rival, key, rivals)
+		}
 		dismissed = append(dismissed, rival.ID)
 	}
 	return backend.Entry{}, ctx.Err()
@@ -111,42 +115,73 @@ func (g *Gossip) rival(ctx context.Context, key string, stale backend.Stamp, int
 		switch {
 		case m.Self:
 			earlier = false
-		case !intending[m.ID] || slices.Contains(*dismissed, m.ID):
-		case earlier || g.isBusy(ctx, m, key, stale):
+		case !intending[m.ID] || slices.Contains(*dismissed, m.ID) || g.suspect.has(m.ID):
+		case earlier:
 			return m, true
 		default:
+			busy, silent := g.isBusy(ctx, m, key, stale)
+			if busy {
+				return m, true
+			}
+			if silent {
+				g.silent(ctx, m, key, intending)
+			}
 			*dismissed = append(*dismissed, m.ID)
 		}
 	}
 	return cluster.Member{}, false
 }
 
-// isBusy reports whether a later node is deciding or acquiring.
-func (g *Gossip) isBusy(ctx context.Context, m cluster.Member, key string, stale backend.Stamp) bool {
+// isBusy reports whether a later node is deciding or acquiring, and whether it
+// does not answer.
+func (g *Gossip) isBusy(ctx context.Context, m cluster.Member, key string, stale backend.Stamp) (busy, silent bool) {
 	a, err := g.askWait(ctx, m, key, stale)
-	return err == nil && (a == answerPeeking || a == answerAcquiring || a == answerToken)
+	if err != nil {
+		return false, errors.Is(err, errSilent) && ctx.Err() == nil
+	}
+	return a == answerPeeking || a == answerAcquiring || a == answerToken, false
 }
 
 // waitOn waits until a rival has an entry newer than stale, which then is merged
-// here, or stops trying to get one, or falls silent. A later node that has begun
-// to wait itself may be waiting for this one.
-func (g *Gossip) waitOn(ctx context.Context, m cluster.Member, key string, stale backend.Stamp) {
+// here, or stops trying to get one, or falls silent, which it reports. A later
+// node that has begun to wait itself may be waiting for this one.
+func (g *Gossip) waitOn(ctx context.Context, m cluster.Member, key string, stale backend.Stamp) (silent bool) {
 	g.metrics.waits.Inc()
 	for ctx.Err() == nil {
 		a, err := g.askWait(ctx, m, key, stale)
 		switch {
 		case errors.Is(err, errSilent) && ctx.Err() == nil:
-			g.suspected(m)
-			return
+			return true
 		case err != nil:
-			return
+			return false
 		case a == answerPeeking, a == answerAcquiring: // the peer has held the request for a slice
 		case a == answerWaiting && g.precedes(key, m):
 			sleep(ctx, waitPoll)
 		default:
-			return
+			return false
 		}
 	}
+	return false
+}
+
+// silent suspects a rival that did not answer, and all others at once that do not
+// either. Whoever has been cut off while many tried to acquire would otherwise
+// wait for one of them after the other, until its flight is over.
+func (g *Gossip) silent(ctx context.Context, rival cluster.Member, key string, intending map[string]bool) {
+	g.suspected(rival)
+	var pings sync.WaitGroup
+	for _, m := range g.others(key) {
+		if intending[m.ID] {
+			pings.Go(func() {
+				defer g.recovered("ping rivals")
+				_, err := g.call(ctx, m, opPing, http.Header{}, g.sliceTimeout)
+				if errors.Is(err, errSilent) && ctx.Err() == nil {
+					g.suspected(m)
+				}
+			})
+		}
+	}
+	pings.Wait()
 }
 
 // precedes reports whether m comes before this node in the key's order.

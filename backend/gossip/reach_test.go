@@ -172,3 +172,20 @@ func TestFill_FirstOfTheOrderDieTogether_OthersStillMeet(t *testing.T) {
 		}
 	})
 }
+
+// A node is cut off just after many have told it that they mean to acquire.
+func TestLead_ManySilentRivalsDoNotUseUpAFlight(t *testing.T) {
+	inFleet(t, 10, func(t *testing.T, f *fleet) {
+		first := f.ordered()[0]
+		for _, n := range f.ordered()[1:] {
+			first.gossip.intents.note(testKey, n.cluster.Self().ID)
+			n.host.Pause()
+		}
+		if _, err := first.get(t.Context(), backend.Stamp{}); err != nil {
+			t.Error(err)
+		}
+		for _, n := range f.nodes {
+			n.host.Resume()
+		}
+	})
+}

@@ -56,8 +56,9 @@ func (g *Gossip) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // accept checks what every request has in common; a non-empty answer ends it.
 func (g *Gossip) accept(from cluster.Member, r *http.Request) (request, answer) {
 	req := request{from: from, key: r.Header.Get(hKey)}
-	// Who leaves still tells what it holds: its successors come to fetch it.
-	if g.leaving.Load() && r.URL.Path != opPeek {
+	// Who leaves still tells what it holds, since its successors come to fetch it,
+	// and how its last flight is doing: that is finished first.
+	if g.leaving.Load() && r.URL.Path != opPeek && r.URL.Path != opWait {
 		return req, answerLeaving
 	}
 	if !isKey(req.key) || !speaks(r.Header.Get(hVersion)) {

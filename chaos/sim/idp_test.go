@@ -61,6 +61,7 @@ type grant struct {
 	id      backend.ID
 	gen     uint64
 	flying  bool // the answer is on its way
+	arrived time.Duration
 	void    bool // the remote refuses it
 	revoked bool // by the fleet
 	holders map[*instance]bool
@@ -179,7 +180,7 @@ func (w *world) answered(in *instance, g *grant, err error) {
 	if g == nil {
 		return
 	}
-	g.flying = false
+	g.flying, g.arrived = false, w.now()
 	if err != nil {
 		w.hist.add(in.String(), "%v did not arrive: %v", g, err)
 	}

@@ -429,7 +429,7 @@ func (j *judge) knows(in, h *instance) bool {
 func (j *judge) inReach(g *get, reach map[int]bool) (*instance, *grant) {
 	const worth = 10 * time.Second
 	for _, t := range j.w.idp.grants {
-		if t.key != g.key || t.void || t.revoked || t.flying || t.at+j.w.idp.latency >= g.began || j.w.now() >= hardOf(t)-worth-hops {
+		if t.key != g.key || t.void || t.revoked || t.flying || t.arrived >= g.began || j.w.now() >= hardOf(t)-worth-hops {
 			continue
 		}
 		for h := range t.holders {
