@@ -3,7 +3,7 @@
 // the admin routes that tell an operator how it is doing.
 //
 // The data path forwards /{server}/rest to the server's base URL plus rest. It
-// streams both ways in constant memory, replays a request once when the remote
+// streams both ways in constant memory, replays a request when the remote
 // refuses the token, and holds three lines: no caller leaves the server's base
 // path with our token, the token goes to that server's origin and nowhere else,
 // and the caller's own credentials stop here.

@@ -35,7 +35,7 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 		transfers: counter("dicomweb_oauth_transfers_total", "Requests to DICOMweb servers by how they ended.", "server", "result"),
 		remote:    counter("dicomweb_oauth_remote_responses_total", "Last answers of DICOMweb servers, by their true status.", "server", "status"),
 		bytes:     counter("dicomweb_oauth_transfer_bytes_total", "Bytes of bodies, sent to and received from DICOMweb servers.", "server", "direction"),
-		replays:   counter("dicomweb_oauth_replays_total", "Requests whose token was refused, by what the second attempt came to.", "server", "result"),
+		replays:   counter("dicomweb_oauth_replays_total", "Requests whose token was refused, by what sending them again came to.", "server", "result"),
 		active:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "dicomweb_oauth_transfers_active", Help: "Requests to DICOMweb servers under way."}),
 	}
 	if reg == nil {
