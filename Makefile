@@ -67,6 +67,7 @@ vuln: $(BIN)/govulncheck-$(GOVULNCHECK) ## Known vulnerabilities in what is call
 bench: ## The figures of the hot path and the data path, as ratios within one run
 	go test -run '^$$' -bench . -benchmem -cpu 1,2 ./tokens
 	go test -run '^$$' -bench ColdFleet -benchtime 20x ./backend/gossip
+	go test -run '^$$' -bench Quiet -benchtime 1x ./backend/gossip
 	go test -run '^$$' -bench Miss ./backend/redis
 	go test -run '^$$' -bench 'ColdFleet|TakeOver' -benchtime 10x ./backend/redis
 	go test -run '^$$' -bench STOW -benchtime 1x ./internal/proxy

@@ -42,7 +42,7 @@ func (p *countingIdP) Fetch(ctx context.Context) (provider.Response, error) {
 func BenchmarkColdFleet(b *testing.B) {
 	const nodes, callers, rounds = 10, 200, 80
 	idp := new(countingIdP)
-	fleet := startFleet(b, nodes, rounds, idp)
+	fleet := startFleet(b, nodes, rounds, idp, nil)
 	var worst, total time.Duration
 	within := 0
 	// The fleet is cold, not just started: its view stands still, and the nodes
@@ -93,12 +93,12 @@ func coldRound(b *testing.B, fleet []*tokens.Manager, server string, callers int
 	return time.Since(began)
 }
 
-func startFleet(b *testing.B, nodes, servers int, idp tokens.Provider) []*tokens.Manager {
+func startFleet(b *testing.B, nodes, servers int, idp tokens.Provider, network cluster.Network) []*tokens.Manager {
 	var peers []string
 	managers := make([]*tokens.Manager, nodes)
 	clusters := make([]*cluster.Cluster, nodes)
 	for i := range nodes {
-		managers[i], clusters[i] = startNode(b, i, servers, idp, peers)
+		managers[i], clusters[i] = startNode(b, i, servers, idp, network, peers)
 		peers = append(peers, clusters[0].Addr().String())[:1]
 	}
 	deadline := time.Now().Add(30 * time.Second)
@@ -113,7 +113,7 @@ func startFleet(b *testing.B, nodes, servers int, idp tokens.Provider) []*tokens
 	return managers
 }
 
-func startNode(b *testing.B, i, servers int, idp tokens.Provider, peers []string) (*tokens.Manager, *cluster.Cluster) {
+func startNode(b *testing.B, i, servers int, idp tokens.Provider, network cluster.Network, peers []string) (*tokens.Manager, *cluster.Cluster) {
 	log, clock := slog.New(slog.DiscardHandler), backend.NewClock(nil)
 	var m *tokens.Manager
 	g, err := gossip.New(gossip.Config{
@@ -136,7 +136,7 @@ func startNode(b *testing.B, i, servers int, idp tokens.Provider, peers []string
 	}
 	c, err := cluster.New(cluster.Config{
 		Name: fmt.Sprint("node-", i), BindAddr: "127.0.0.1", Peers: peers, Keys: m.Keys(),
-		Secrets: [][]byte{[]byte("0123456789abcdef0123456789abcdef")}, Handler: g, Delegate: g, Log: log,
+		Secrets: [][]byte{[]byte("0123456789abcdef0123456789abcdef")}, Handler: g, Delegate: g, Log: log, Network: network,
 		AllowedCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 	})
 	if err != nil {
