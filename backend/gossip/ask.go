@@ -116,7 +116,7 @@ func (g *Gossip) fly(ctx context.Context, key string, stale backend.Stamp, fill 
 // restart or a partition that ended while the provider was asked.
 func (g *Gossip) lookAround(ctx context.Context, key string, stale backend.Stamp, r *backend.Refusal) (backend.Entry, error) {
 	if g.lastLook.allowed(key, g.cfg.Clock.Now(), aroundPause) {
-		g.look(ctx, key, stale, lookOnly)
+		g.look(ctx, key, stale, lookPatiently)
 	}
 	if e, ok := g.local(key, stale); ok {
 		return e, nil

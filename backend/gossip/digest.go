@@ -267,7 +267,7 @@ func (g *Gossip) heedEntry(from, key string, r record) {
 	g.spawn("pull", func(ctx context.Context) {
 		defer g.heard.pulled(key)
 		if m, ok := g.awaitMember(ctx, from); ok {
-			_, _ = g.peek(ctx, m, key, false) // the next digest tells of it again
+			_, _ = g.peek(ctx, m, key, lookOnly) // the next digest tells of it again
 		}
 	})
 }

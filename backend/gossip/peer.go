@@ -210,15 +210,27 @@ func (g *Gossip) askWait(ctx context.Context, m cluster.Member, key string, stal
 	return r.answer, err
 }
 
-// intent is what a look leaves behind with those it asks.
+// intent is what a look is for.
 type intent struct {
-	lead bool     // note that this node means to acquire
-	skip []string // ids of nodes not worth asking
+	lead    bool     // those that are asked note that this node means to acquire
+	skip    []string // ids of nodes not worth asking
+	patient bool     // what is not found now is refused to callers
 }
 
-var lookOnly = intent{}
+var (
+	lookOnly      = intent{}
+	lookPatiently = intent{patient: true}
+)
 
 func lookIntending(skip []string) intent { return intent{lead: true, skip: skip} }
+
+// timeout is how long one peer is waited for.
+func (in intent) timeout(g *Gossip) patience {
+	if in.patient {
+		return func(string) time.Duration { return maxPeek }
+	}
+	return g.peekTimeout
+}
 
 // maxLooks is how many rounds a look takes: a second one for those that did not
 // answer in the first.
@@ -233,7 +245,7 @@ func (g *Gossip) look(ctx context.Context, key string, stale backend.Stamp, in i
 	seen := g.intents.live(key)
 	targets, rest := g.lookAt(key, stale, in.skip)
 	for round := 1; len(targets) > 0; round++ {
-		silent, done := g.peekAll(ctx, targets, key, stale, in.lead, seen)
+		silent, done := g.peekAll(ctx, targets, key, stale, in, seen)
 		if done || round == maxLooks {
 			break
 		}
@@ -245,7 +257,7 @@ func (g *Gossip) look(ctx context.Context, key string, stale backend.Stamp, in i
 
 // peekAll peeks at all targets at once and adds who intends to seen. It returns
 // how many did not answer, and whether there is no more to look for.
-func (g *Gossip) peekAll(ctx context.Context, targets []cluster.Member, key string, stale backend.Stamp, lead bool, seen map[string]bool) (silent int, done bool) {
+func (g *Gossip) peekAll(ctx context.Context, targets []cluster.Member, key string, stale backend.Stamp, in intent, seen map[string]bool) (silent int, done bool) {
 	type result struct {
 		ids []string
 		err error
@@ -254,7 +266,7 @@ func (g *Gossip) peekAll(ctx context.Context, targets []cluster.Member, key stri
 	for _, m := range targets {
 		// Not bound to the caller: a request cut off costs the connection.
 		g.spawn("peek", func(ctx context.Context) {
-			ids, err := g.peek(ctx, m, key, lead)
+			ids, err := g.peek(ctx, m, key, in)
 			results <- result{ids, err}
 		})
 	}
@@ -308,12 +320,12 @@ func (g *Gossip) member(id string) (cluster.Member, bool) {
 }
 
 // peek asks one peer what it holds and returns who it knows to intend.
-func (g *Gossip) peek(ctx context.Context, m cluster.Member, key string, lead bool) ([]string, error) {
+func (g *Gossip) peek(ctx context.Context, m cluster.Member, key string, in intent) ([]string, error) {
 	header := http.Header{}
-	if lead {
+	if in.lead {
 		header.Set(hIntent, "1")
 	}
-	r, err := g.callFor(ctx, m, opPeek, key, header, g.peekTimeout)
+	r, err := g.callFor(ctx, m, opPeek, key, header, in.timeout(g))
 	if err != nil {
 		g.cfg.Log.Debug("peek got no answer", "peer", m.Name, "error", err)
 		return nil, err

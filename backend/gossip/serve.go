@@ -213,7 +213,7 @@ func (g *Gossip) servePush(w http.ResponseWriter, r *http.Request, req request) 
 	held, _ := g.store.Get(req.key)
 	if refusal != nil || offered.Newer(held.Stamp) {
 		holding(w)
-		_, _ = g.peek(g.life, req.from, req.key, false) // it is offered again, or found by digest
+		_, _ = g.peek(g.life, req.from, req.key, lookOnly) // it is offered again, or found by digest
 	}
 	say(w, answerDone)
 	return nil
