@@ -49,6 +49,16 @@ func (w *world) sidecar(t *testing.T, name string, section map[string]any, env .
 // a, b, c, ...
 func (w *world) sidecars(t *testing.T, n int, changes func(name string, gossip map[string]any)) []*fleet.Sidecar {
 	t.Helper()
+	return w.configured(t, n, func(name string, section map[string]any) {
+		if changes != nil {
+			changes(name, section["Gossip"].(map[string]any))
+		}
+	})
+}
+
+// configured is sidecars with changes to each node's whole section.
+func (w *world) configured(t *testing.T, n int, changes func(name string, section map[string]any)) []*fleet.Sidecar {
+	t.Helper()
 	ports := make([]int, n)
 	for i := range ports {
 		ports[i] = w.port(t)
@@ -57,11 +67,9 @@ func (w *world) sidecars(t *testing.T, n int, changes func(name string, gossip m
 	admins := make([]fleet.Client, n)
 	for i := range nodes {
 		name := string(rune('a' + i))
-		gossip := w.gossip(name, ports[i], ports...)
-		if changes != nil {
-			changes(name, gossip)
-		}
-		nodes[i] = w.sidecar(t, name, w.section("gossip", map[string]any{"Gossip": gossip}))
+		section := w.section("gossip", map[string]any{"Gossip": w.gossip(name, ports[i], ports...)})
+		changes(name, section)
+		nodes[i] = w.sidecar(t, name, section)
 		admins[i] = nodes[i].Client
 	}
 	together(t, admins...)

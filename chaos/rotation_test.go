@@ -17,21 +17,38 @@ import (
 // appears at once. Nodes look at their files every 5 s.
 func (w *world) replace(t *testing.T, name, content string) { w.write(t, name, content) }
 
-// Row 36.
+// Row 36: node by node, each with a file of its own.
 func TestRotation_AClientSecretIsReadAgainAndCostsOneTokenForTheFleet(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, worldOptions{})
-	nodes := w.sidecars(t, 3, nil)
+	nodes := w.configured(t, 6, func(name string, section map[string]any) {
+		server := w.server()
+		server["ClientSecretFile"] = w.write(t, name+".secret", w.client.Secrets[0])
+		section["Servers"] = map[string]any{archive: server}
+	})
 	sends := keepSending(t, nodes...)
-	keys := sharedKey(t, nodes, "")
+	old := sharedKey(t, nodes, "")
 	w.counted(t, 1)
 
 	// The provider takes both for a while, as it must for any rotation.
 	next := "canary-client-next-" + randomWord()
 	w.idp.SetSecrets(w.client.ID, w.client.Secrets[0], next)
-	w.replace(t, "client-secret", next)
-	sharedKey(t, nodes, keys)
-	w.counted(t, 2)
+	for i, n := range nodes {
+		w.replace(t, n.Name+".secret", next)
+		sharedKey(t, nodes[:i+1], old)
+		eventually(t, func(context.Context) error { // asked behind the callers
+			if n := w.requests(); n < 2 {
+				return fmt.Errorf("%d token requests", n)
+			}
+			return nil
+		})
+		if i+1 < len(nodes) {
+			if key := sharedKey(t, nodes[i+1:], ""); key != old {
+				t.Errorf("nodes with the old secret have another key: %s", key)
+			}
+		}
+		w.counted(t, 2)
+	}
 	w.idp.SetSecrets(w.client.ID, next)
 	invalidate(t, nodes[0])
 	sends.ended(t)
