@@ -100,15 +100,23 @@ func (g *Gossip) shared(key string) *backend.Refusal {
 
 // fly is the flight of a node that wants an entry. Before a refusal is told to
 // those who wait, by a backoff or by the provider itself, this node looks around.
-func (g *Gossip) fly(ctx context.Context, key string, stale backend.Stamp, fill backend.FillFunc) (backend.Entry, error) {
-	refusal := g.shared(key)
-	if refusal == nil {
-		e, err := g.ask(ctx, key, stale, fill)
-		if !errors.As(err, &refusal) {
-			return e, err
+// That takes as long as silent peers take to be found silent, and the backoff may
+// be over by then: those who have joined the flight since are owed a new question.
+func (g *Gossip) fly(ctx context.Context, key string, stale backend.Stamp, fill backend.FillFunc) (e backend.Entry, err error) {
+	for range 2 {
+		refusal := g.shared(key)
+		if refusal == nil {
+			e, err = g.ask(ctx, key, stale, fill)
+			if !errors.As(err, &refusal) {
+				return e, err
+			}
+		}
+		e, err = g.lookAround(ctx, key, stale, refusal)
+		if err == nil || refusal.Way || g.shared(key) != nil {
+			break
 		}
 	}
-	return g.lookAround(ctx, key, stale, refusal)
+	return e, err
 }
 
 // lookAround asks what others hold although the provider is to be left alone, or
