@@ -46,7 +46,7 @@ func (g *Gossip) Fill(ctx context.Context, key string, stale backend.Stamp, fill
 			return g.fly(ctx, key, stale, fill)
 		})
 		if err != nil {
-			// What came by another way meanwhile is as good.
+			// What came by another way meanwhile is as good, and has ended the flight.
 			if e, ok := g.local(key, stale); ok {
 				return e, nil
 			}
@@ -103,6 +103,8 @@ func (g *Gossip) shared(key string) *backend.Refusal {
 // That takes as long as silent peers take to be found silent, and the backoff may
 // be over by then: those who have joined the flight since are owed a new question.
 func (g *Gossip) fly(ctx context.Context, key string, stale backend.Stamp, fill backend.FillFunc) (e backend.Entry, err error) {
+	ctx, cancel := g.untilArrival(ctx, key, stale)
+	defer cancel()
 	for range 2 {
 		refusal := g.shared(key)
 		if refusal == nil {
@@ -117,6 +119,30 @@ func (g *Gossip) fly(ctx context.Context, key string, stale backend.Stamp, fill 
 		}
 	}
 	return e, err
+}
+
+// untilArrival returns a context that ends as well when something newer than stale
+// comes by another way than the flight's own, as after a digest: who is asking
+// peers that do not answer need not go on.
+func (g *Gossip) untilArrival(ctx context.Context, key string, stale backend.Stamp) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	g.spawn("arrival", func(life context.Context) {
+		for {
+			arrived := g.watch.of(key)
+			if _, ok := g.store.Newer(key, stale); ok {
+				cancel()
+				return
+			}
+			select {
+			case <-arrived:
+			case <-ctx.Done():
+				return
+			case <-life.Done():
+				return
+			}
+		}
+	})
+	return ctx, cancel
 }
 
 // lookAround asks what others hold although the provider is to be left alone, or

@@ -189,3 +189,26 @@ func TestLead_ManySilentRivalsDoNotUseUpAFlight(t *testing.T) {
 		}
 	})
 }
+
+// A digest brings the token while the flight waits for a leader that is silent.
+func TestFill_WhatArrivesByAnotherWayEndsTheWait(t *testing.T) {
+	inFleet(t, 6, func(t *testing.T, f *fleet) {
+		order := f.ordered()
+		asker, silent := order[5], order[0]
+		silent.host.Pause()
+		began := time.Now()
+		go func() {
+			time.Sleep(200 * time.Millisecond)
+			e := backend.Entry{Stamp: backend.Stamp{Gen: 1, ID: backend.NewID()}, Value: []byte("token"), TTL: time.Hour}
+			asker.gossip.hold(testKey, e)
+		}()
+		if _, err := asker.get(t.Context(), backend.Stamp{}); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took > 250*time.Millisecond {
+			t.Errorf("took %v", took)
+		}
+		f.wantCalls(0)
+		silent.host.Resume()
+	})
+}

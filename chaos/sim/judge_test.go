@@ -128,7 +128,7 @@ func (j *judge) granted(g *grant) {
 		if old.key != g.key || old.void || old.revoked || j.w.now() >= softOf(old) {
 			continue
 		}
-		if why := j.needless(old, reach); why != "" {
+		if why := j.needless(g.by, old, reach); why != "" {
 			j.extras = append(j.extras, extra{g, j.w.now(), label(reach), why})
 			j.w.hist.add(g.by.String(), "%v is EXTRA in the component of n%d: %s", g, label(reach), why)
 			return
@@ -138,20 +138,32 @@ func (j *judge) granted(g *grant) {
 }
 
 // needless says why an acquisition was not needed beside an older one.
-func (j *judge) needless(old *grant, reach map[int]bool) string {
+func (j *judge) needless(by *instance, old *grant, reach map[int]bool) string {
 	for h := range old.holders {
-		if !h.dead && reach[h.node.i] && h.node.pauses == 0 {
+		if !h.dead && reach[h.node.i] && h.node.pauses == 0 && j.canMeet(by, h, reach) {
 			return fmt.Sprintf("%v holds %v", h, old)
 		}
 	}
 	switch {
-	case old.flying && !old.by.dead && reach[old.by.node.i] && old.by.node.pauses == 0:
+	case old.flying && !old.by.dead && reach[old.by.node.i] && old.by.node.pauses == 0 && j.canMeet(by, old.by, reach):
 		return fmt.Sprintf("%v is on its way to %v", old, old.by)
 	case old.lost && !old.counted:
 		old.counted = true
 		return fmt.Sprintf("%v was lost", old)
 	}
 	return ""
+}
+
+// canMeet reports whether two who are in reach of each other can know it: they
+// have met, or there is a node of the peer list that both find.
+func (j *judge) canMeet(a, b *instance, reach map[int]bool) bool {
+	seeds := len(j.w.peers())
+	for i := range reach {
+		if i < seeds && j.w.nodes[i].reachable() {
+			return true
+		}
+	}
+	return j.sees(a, b) || j.sees(b, a)
 }
 
 // died notes what a death takes with it.
@@ -420,8 +432,12 @@ func (j *judge) knows(in, h *instance) bool {
 		return true
 	}
 	since := j.w.now() - acquainted
-	return in.began < since && h.began < since && j.lastMove < since &&
-		slices.ContainsFunc(in.cluster.Members(), func(m cluster.Member) bool { return m.ID == h.cluster.Self().ID })
+	return in.began < since && h.began < since && j.lastMove < since && j.sees(in, h)
+}
+
+// sees reports whether an instance has another among its members, or is it.
+func (j *judge) sees(in, h *instance) bool {
+	return slices.ContainsFunc(in.cluster.Members(), func(m cluster.Member) bool { return m.ID == h.cluster.Self().ID })
 }
 
 // inReach returns a live token that somebody in reach has held since before the
