@@ -294,3 +294,20 @@ func (e Extra) String() string {
 	return fmt.Sprintf("%q by node %d at %v although node %d had asked at %v (answered at %v): %s", e.Grant.Key, e.Grant.Node,
 		e.Grant.Arrived.Round(time.Millisecond), e.Before.Node, e.Before.Arrived.Round(time.Millisecond), e.Before.Served.Round(time.Millisecond), why)
 }
+
+// Lent reports whether a live token was in reach of a get all along, and nothing
+// was done to its node or to that one's network.
+func (j *Judge) Lent(o Op) bool {
+	for _, m := range j.Time.During(o.Begun-Pace, o.Over) {
+		if m.Life[o.Node] == 0 || m.Disturbed(o.Node) || m.Life[o.Node] != j.Time.At(o.Over).Life[o.Node] {
+			return false
+		}
+	}
+	lenders := j.lenders(o, o.Over)
+	for at := o.Begun; at < o.Over; at += Pace {
+		if len(j.lenders(o, at)) == 0 {
+			return false
+		}
+	}
+	return len(lenders) > 0
+}

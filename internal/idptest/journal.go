@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Use is a moment at which a client of the gate came with another token than
-// before.
+// Use is a moment at which a client came to the gate with a token: with another
+// one than before, or after a second in which it was not noted.
 type Use struct {
 	At    time.Time  `json:"at"`
 	From  string     `json:"from"`  // address, without the port
@@ -26,13 +26,13 @@ func Fingerprint(token string) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// journal is who used which token when, one line for each change.
+// journal is who used which token when.
 type journal struct {
 	uses []Use
 	last map[string]Use // by client
 }
 
-// maxUses bounds the journal; a long chaos run has some hundred.
+// maxUses bounds the journal: hours of a chaos run.
 const maxUses = 1 << 16
 
 func (j *journal) note(r *http.Request, token string, state TokenState) {
@@ -40,7 +40,7 @@ func (j *journal) note(r *http.Request, token string, state TokenState) {
 		j.last = map[string]Use{}
 	}
 	u := Use{At: time.Now(), From: host(r), Token: Fingerprint(token), State: state}
-	if last := j.last[u.From]; last.Token == u.Token && last.State == u.State || len(j.uses) >= maxUses {
+	if last := j.last[u.From]; last.Token == u.Token && last.State == u.State && u.At.Sub(last.At) < time.Second || len(j.uses) >= maxUses {
 		return
 	}
 	j.last[u.From] = u
@@ -56,7 +56,7 @@ func host(r *http.Request) string {
 	return h
 }
 
-// Uses returns the changes of tokens that the gate has seen, in order.
+// Uses returns who came to the gate with which token, in order.
 func (g *Gate) Uses() []Use {
 	g.mu.Lock()
 	defer g.mu.Unlock()
