@@ -51,4 +51,3 @@ func (s Sinks) Leaks(c Secrets) (found []string) {
 	}
 	return found
 }
-

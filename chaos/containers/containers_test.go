@@ -117,7 +117,7 @@ func (r *runner) goesOn() bool {
 	case *faultsFlag > 0:
 		return len(r.storm.faults) < *faultsFlag
 	}
-	return r.w.time.Now() < *durationFlag
+	return r.w.time.Now()-r.quietTo < *durationFlag
 }
 
 // next is how many faults the next storm tries.

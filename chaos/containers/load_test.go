@@ -21,8 +21,13 @@ import (
 // directly from a node.
 type op struct {
 	history.Op
-	kind string
+	kind  string
+	tried int // nodes that the balancer tried before one answered, that one included
 }
+
+// transfer reports whether studies were moved or searched for. All requests,
+// those for a token too, travel over their node's network, and need it.
+func (o op) transfer() bool { return o.kind != token }
 
 // The kinds of requests.
 const (
@@ -86,7 +91,7 @@ func (l *load) token(ctx context.Context, n *node) (o op) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	o = op{kind: token, Op: history.Op{Node: n.number, Key: archive, Begun: l.w.time.Now()}}
+	o = op{kind: token, tried: 1, Op: history.Op{Node: n.number, Key: archive, Data: true, Begun: l.w.time.Now()}}
 	err := n.client("8042").Post(ctx, "/dicomweb-oauth/servers/"+archive+"/test", struct{}{}, nil)
 	o.Over = l.w.time.Now()
 	if err != nil {
@@ -106,8 +111,10 @@ func (l *load) transfer(ctx context.Context, kind string, i int) op {
 		qido:     map[string]any{"Uri": "/studies", "Arguments": map[string]string{"StudyInstanceUID": kept.UID}},
 		retrieve: map[string]any{"Resources": []any{map[string]string{"Study": kept.UID}}, "Synchronous": false},
 	}[kind]
-	raw, served, err := l.post(ctx, "/dicom-web/servers/"+archive+"/"+kind, body)
-	o.Node = l.w.nodeAt(served, l.w.time.Now())
+	raw, tried, err := l.post(ctx, "/dicom-web/servers/"+archive+"/"+kind, body)
+	if o.tried = len(tried); o.tried > 0 { // the last one answered
+		o.Node = l.w.nodeAt(tried[o.tried-1], l.w.time.Now())
+	}
 	switch {
 	case err != nil:
 	case kind == qido:
@@ -122,32 +129,31 @@ func (l *load) transfer(ctx context.Context, kind string, i int) op {
 	return o
 }
 
-// post returns the answer and the address of who served it.
-func (l *load) post(ctx context.Context, path string, body any) (raw []byte, served string, err error) {
+// post returns the answer and the addresses that the balancer tried.
+func (l *load) post(ctx context.Context, path string, body any) (raw []byte, tried []string, err error) {
 	text, err := json.Marshal(body)
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://127.0.0.1:"+l.w.port+path, strings.NewReader(string(text)))
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	req.SetBasicAuth(demoUser, demoWord)
 	resp, err := l.http.Do(req)
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	// The balancer names all it has tried; the last one answered.
-	tried := strings.FieldsFunc(resp.Header.Get("X-Served-By"), func(r rune) bool { return r == ',' || r == ' ' })
-	if len(tried) > 0 {
-		served, _, _ = strings.Cut(tried[len(tried)-1], ":")
+	for at := range strings.FieldsFuncSeq(resp.Header.Get("X-Served-By"), func(r rune) bool { return r == ',' || r == ' ' }) {
+		addr, _, _ := strings.Cut(at, ":")
+		tried = append(tried, addr)
 	}
 	raw, err = io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s from %s: %.300s", resp.Status, served, raw)
+		err = fmt.Errorf("%s from %v: %.300s", resp.Status, tried, raw)
 	}
-	return raw, served, err
+	return raw, tried, err
 }
 
 // foundOne returns an error unless exactly one study was found.

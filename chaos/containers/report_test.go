@@ -27,7 +27,7 @@ const lost history.Verdict = "excused: no node answered the balancer"
 type judged struct {
 	op
 	verdict history.Verdict
-	stall   time.Duration // beyond the median in quiet, if a token was in reach all along
+	stall   time.Duration // beyond the median in quiet, if a token was in reach all along and the balancer lost no time
 }
 
 // ours reports whether it failed by our fault.
@@ -56,7 +56,7 @@ func (r *runner) judge(ctx context.Context) {
 	}
 	run.Tokens = r.tally(all, token)
 	for _, o := range all {
-		if o.Data && o.Failed != "" && !o.ours() {
+		if o.transfer() && o.Failed != "" && !o.ours() {
 			run.Excused[string(o.verdict)]++
 		}
 	}
@@ -89,7 +89,7 @@ func (r *runner) judgeAll(j *history.Judge) []judged {
 	all, complaints := make([]judged, 0, len(r.load.ops)), 0
 	for _, o := range r.load.ops {
 		v := judged{op: o, verdict: r.verdict(j, o)}
-		if v.Failed == "" && v.Node >= 0 && v.Took() > usual[o.kind] && j.Lent(o.Op) {
+		if v.Failed == "" && v.Node >= 0 && v.tried == 1 && v.Took() > usual[o.kind] && j.Lent(o.Op) {
 			v.stall = v.Took() - usual[o.kind]
 		}
 		if bad := v.ours() || v.verdict == history.Slow; bad && complaints < shown {
@@ -203,7 +203,7 @@ func (r *runner) kinds(all []judged, book *history.Book) (out []report.Kind) {
 			}
 		}
 		for _, o := range all {
-			if !o.Data || !covered(spans, o.Begun, o.Over, 0) {
+			if !o.transfer() || !covered(spans, o.Begun, o.Over, 0) {
 				continue
 			}
 			row.Stall = max(row.Stall, o.stall.Seconds())
@@ -237,7 +237,7 @@ func (r *runner) series(all []judged, book *history.Book) report.Series {
 	n := int(r.w.time.Now()/step) + 1
 	s := report.Series{Step: step.Seconds(), Accepted: make([]int, n), Failed: make([]int, n), Ours: make([]int, n)}
 	for _, o := range all {
-		if !o.Data {
+		if !o.transfer() {
 			continue
 		}
 		at := int(o.Over / step)

@@ -27,9 +27,9 @@ const (
 	// lifetime of a token: renewed every half minute, so that many faults meet a
 	// renewal.
 	lifetime = 45 * time.Second
-	// renewal is the mean age at which a token of that life is renewed: a third
-	// before its end, and up to a twentieth sooner.
-	renewal = lifetime*2/3 - lifetime/40
+	// renewal is the age at which a token of that life is renewed: a third before
+	// its end, or up to a twentieth sooner.
+	renewal = lifetime * 2 / 3
 )
 
 // store is the number that Redis has among the nodes.

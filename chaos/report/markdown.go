@@ -8,6 +8,9 @@ import (
 	"time"
 )
 
+// instances is how many Orthancs share a token, or do not.
+const instances = 3
+
 // markdown is the report for readers.
 func (r Report) markdown() string {
 	var out strings.Builder
@@ -22,7 +25,7 @@ Three Orthancs with the plugin behind nginx, a fourth as the protected archive b
 	out.WriteString(`
 - **Failed by us**: a transfer that failed or broke off although its Orthanc ran, its network was whole, and a token was to be had: from the provider, or from a node in its reach for ten seconds. All others are explained by what was done to them ([why](#failed-transfers)).
 - **Acquisitions** are the provider's own count. **Extra** is one that was made although the fleet, or the part of it that could be reached, held a live token that was neither revoked nor due. With memory each instance is a fleet of its own.
-- **Stall**: how much longer than the median in quiet a transfer took, while a live token was in its reach, its Orthanc ran and its network was whole. It holds whatever else the machine was busy with, such as Orthancs that start.
+- **Stall**: how much longer than the median in quiet a transfer took, while a live token was in its reach, its Orthanc ran, its network was whole and the balancer went to no other first. It holds whatever else the machine was busy with, such as Orthancs that start.
 
 ![acquisitions](chaos/acquisitions.svg)
 
@@ -68,7 +71,11 @@ func (r Report) glance(out *strings.Builder) {
 		{"failed by the faults", func(run Run) string { _, failed := run.Total(); return fmt.Sprint(failed - run.Ours()) }},
 		{"acquisitions", func(run Run) string { return fmt.Sprint(run.Acquisitions) }},
 		{"in quiet, per key and refresh period", func(run Run) string {
-			return fmt.Sprintf("%.1f (%d in %.0f s)", run.Quiet.PerPeriod, run.Quiet.Acquisitions, run.Quiet.Seconds)
+			text := fmt.Sprintf("%.1f (%d in %.0f s)", run.Quiet.PerPeriod, run.Quiet.Acquisitions, run.Quiet.Seconds)
+			if run.Backend == "memory" {
+				text += fmt.Sprintf("; %.1f per instance", run.Quiet.PerPeriod/instances)
+			}
+			return text
 		}},
 		{"extra, in quiet", func(run Run) string { return fmt.Sprint(run.Quiet.Extra) }},
 		{"extra per fault, mean", func(run Run) string { return fmt.Sprintf("%.2f", run.MeanExtra()) }},

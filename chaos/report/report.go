@@ -112,8 +112,8 @@ type Quiet struct {
 	Seconds      float64 `json:"seconds"`
 	Acquisitions int     `json:"acquisitions"`
 	Extra        int     `json:"extra"` // those that need not have been, in the whole run's quiet
-	// PerPeriod is acquisitions per refresh period of the key, by the mean age at
-	// which a token is renewed.
+	// PerPeriod is acquisitions per refresh period of the key: two thirds of a
+	// token's life.
 	PerPeriod float64 `json:"per_refresh_period"`
 }
 
