@@ -20,7 +20,11 @@ func (s *storm) storeFault(ctx context.Context, f func(primary *container) error
 		return errBusy
 	}
 	defer s.redis.Unlock()
-	primary, err := s.w.primary(ctx)
+	var primary *container
+	err := fleet.Eventually(ctx, redisPatience, func(ctx context.Context) (err error) {
+		primary, err = s.w.primary(ctx)
+		return err
+	})
 	if err != nil {
 		return err
 	}
