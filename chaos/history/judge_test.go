@@ -196,3 +196,29 @@ func TestTimeline_NodesShareAsTheirBackendDoes(t *testing.T) {
 		t.Errorf("without the store: %v", got)
 	}
 }
+
+func TestJudge_KnowsWhetherATokenWasInReachAllAlong(t *testing.T) {
+	get := Op{Node: 1, Key: "short", Begun: 20 * second, Over: 23 * second}
+	for name, c := range map[string]struct {
+		story func(h *history)
+		want  bool
+	}{
+		"its own":               {func(h *history) { h.grant(1, second) }, true},
+		"a peer's":              {func(h *history) { h.grant(0, second) }, true},
+		"one after the other":   {func(h *history) { h.grant(0, second).Life = 21 * second; h.grant(2, 20*second) }, true},
+		"nobody's":              {func(*history) {}, false},
+		"not from the start":    {func(h *history) { h.grant(0, 21*second) }, false},
+		"out of reach":          {func(h *history) { h.grant(0, second); h.at(21*second, partition) }, false},
+		"its network was lossy": {func(h *history) { h.grant(1, second); h.at(21*second, func(m *Moment) { m.Lossy[1] = 1 }) }, false},
+		"it was stopped":        {func(h *history) { h.grant(1, second); h.at(21*second, func(m *Moment) { m.Life[1] = 0 }) }, false},
+		"revoked meanwhile":     {func(h *history) { h.grant(1, second).Revoked = 21 * second }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHistory()
+			c.story(h)
+			if got := h.j.Lent(get); got != c.want {
+				t.Errorf("%v, want %v", got, c.want)
+			}
+		})
+	}
+}
