@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/exec"
 	"slices"
 	"strings"
 	"time"
@@ -348,8 +347,8 @@ func (r *runner) versions(ctx context.Context) map[string]string {
 			packages(id, name)
 		}
 	}
-	if out, err := exec.CommandContext(ctx, "git", "rev-parse", "--short", "HEAD").Output(); err == nil {
-		v["orthanc-oauth"] = strings.TrimSpace(string(out))
+	if version, err := r.w.nodes[0].version(ctx); err == nil {
+		v["orthanc-oauth"] = version
 	}
 	return v
 }

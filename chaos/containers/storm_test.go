@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -189,7 +190,7 @@ func (s *storm) replace(ctx context.Context, n *node) error {
 	}
 	n.gone()
 	next := *s.w.engine
-	next.env = append(next.env[:len(next.env):len(next.env)], "ORTHANC_TAG=next")
+	next.env = append(slices.Clip(next.env), "ORTHANC_TAG=next")
 	if _, err := next.composed(ctx, "up", "-d", "--no-deps", "--no-build", "--force-recreate", "-t", "10", n.service); err != nil {
 		return err
 	}

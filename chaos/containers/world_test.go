@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -326,9 +327,7 @@ func (w *world) leaks(ctx context.Context) (found []string, searched int, err er
 		return nil, 0, err
 	}
 	secrets := canary.Secrets{}
-	for name, s := range w.secrets {
-		secrets[name] = s
-	}
+	maps.Copy(secrets, w.secrets)
 	for i, t := range tokens {
 		secrets["token "+strconv.Itoa(i)] = t
 	}

@@ -29,7 +29,7 @@ func (r Report) acquisitionsFigure() string {
 	f.seconds(x, top, bottom)
 	step := max(1, most/5)
 	for n := 0; n <= most; n += step {
-		f.text(52, y(n)+4, "end", 10, ink, fmt.Sprint(n))
+		f.text(52, y(n)+4, "end", 10, fmt.Sprint(n))
 		f.line(x.left, y(n), x.right, y(n), faint)
 	}
 	for i, backend := range Backends {
@@ -44,7 +44,7 @@ func (r Report) acquisitionsFigure() string {
 		points = append(points, [2]float64{x.at(run.Series.end()), y(len(run.Series.Acquisitions))})
 		f.steps(points, colours[backend])
 		f.rect(70, 48+18*float64(i), 12, 12, colours[backend], "")
-		f.text(88, 58+18*float64(i), "start", 12, ink, fmt.Sprintf("%s: %d in %.0f min, %d faults", backend, run.Acquisitions, run.Series.end()/60, run.Faults))
+		f.text(88, 58+18*float64(i), "start", 12, fmt.Sprintf("%s: %d in %.0f min, %d faults", backend, run.Acquisitions, run.Series.end()/60, run.Faults))
 	}
 	return f.String()
 }
@@ -63,11 +63,11 @@ func (r Report) stallsFigure() string {
 	f := newFigure(900, 70+36*len(kinds), "Longest stall of a transfer with a live token in reach, in seconds, by what was going on")
 	for s := 0.0; s <= x.most; s += 0.5 {
 		f.line(x.at(s), 36, x.at(s), float64(50+36*len(kinds)), faint)
-		f.text(x.at(s), float64(64+36*len(kinds)), "middle", 10, ink, fmt.Sprintf("%.1f", s))
+		f.text(x.at(s), float64(64+36*len(kinds)), "middle", 10, fmt.Sprintf("%.1f", s))
 	}
 	for i, name := range kinds {
 		y := 40 + 36*float64(i)
-		f.text(240, y+18, "end", 11, ink, name)
+		f.text(240, y+18, "end", 11, name)
 		for b, backend := range Backends {
 			for _, k := range r.Runs[backend].Kinds {
 				if k.Name == name {
@@ -78,7 +78,7 @@ func (r Report) stallsFigure() string {
 	}
 	for b, backend := range Backends {
 		f.rect(620+80*float64(b), 10, 10, 10, colours[backend], "")
-		f.text(634+80*float64(b), 19, "start", 11, ink, backend)
+		f.text(634+80*float64(b), 19, "start", 11, backend)
 	}
 	return f.String()
 }
@@ -97,13 +97,13 @@ func (r Run) timelineFigure() string {
 	x := axis{left: 210, right: 1085, most: r.Series.end()}
 	f.seconds(x, 36, height+212)
 	for kind, lane := range lanes {
-		f.text(202, 50+14*float64(lane), "end", 10, ink, kind)
+		f.text(202, 50+14*float64(lane), "end", 10, kind)
 	}
 	for _, s := range r.Series.Faults {
 		f.rect(x.at(s.From), 41+14*float64(lanes[s.Kind]), max(x.at(s.To)-x.at(s.From), 2), 10, other, fmt.Sprintf("%s: %.1f to %.1f s", s.What, s.From, s.To))
 	}
 	r.transfers(f, x, height+60, height+180)
-	f.text(202, height+204, "end", 10, ink, "acquisitions")
+	f.text(202, height+204, "end", 10, "acquisitions")
 	for _, at := range r.Series.Acquisitions {
 		f.rect(x.at(at)-1, height+192, 2, 16, colours[r.Backend], fmt.Sprintf("%.1f s", at))
 	}
@@ -117,10 +117,10 @@ func (r Run) transfers(f *figure, x axis, top, bottom float64) {
 	for i := range s.Accepted {
 		most = max(most, s.Accepted[i]+s.Failed[i]+s.Ours[i])
 	}
-	f.text(202, top+10, "end", 10, ink, fmt.Sprintf("transfers in %.0f s (top: %d)", s.Step, most))
+	f.text(202, top+10, "end", 10, fmt.Sprintf("transfers in %.0f s (top: %d)", s.Step, most))
 	for i, legend := range []struct{ colour, name string }{{good, "succeeded"}, {other, "failed by the fault"}, {bad, "failed by us"}} {
 		f.rect(90, top+24+14*float64(i), 8, 8, legend.colour, "")
-		f.text(202, top+32+14*float64(i), "end", 10, ink, legend.name)
+		f.text(202, top+32+14*float64(i), "end", 10, legend.name)
 	}
 	width := x.at(s.Step) - x.left - 1
 	for i := range s.Accepted {

@@ -17,7 +17,7 @@ func (r Report) markdown() string {
 	out.WriteString(`# Chaos on containers
 Written by ` + "`make chaos`" + `; do not edit. What a run does and how it judges: [chaos/containers](../chaos/containers/doc.go), [chaos/history](../chaos/history/doc.go). The same figures for machines: [report.json](chaos/report.json).
 
-Three Orthancs with the plugin behind nginx, a fourth as the protected archive behind a bearer gate, a scripted identity provider, Prometheus; with Redis a primary, a replica and three Sentinels ([docker-compose.yml](../chaos/docker-compose.yml)). STOW, QIDO and retrieve run through the load balancer all the time. Faults overlap: storms of 40 s, and a calm after each.
+Three Orthancs with the plugin behind nginx, a fourth as the protected archive behind a bearer gate, a scripted identity provider, Prometheus; with Redis a primary, a replica and three Sentinels ([docker-compose.yml](../chaos/docker-compose.yml)). STOW, QIDO and retrieve run through the load balancer all the time. Faults overlap: storms of 40 s, and a calm after each. A rolling upgrade replaces one container after the other by one of the next tag; the plugin in it is of the same build.
 
 ## At a glance
 `)

@@ -26,12 +26,12 @@ var colours = map[string]string{"gossip": "#0072b2", "redis": "#d55e00", "memory
 
 func newFigure(width, height int, title string) *figure {
 	f := &figure{width: width, height: height}
-	f.text(10, 20, "start", 14, ink, title)
+	f.text(10, 20, "start", 14, title)
 	return f
 }
 
-func (f *figure) text(x, y float64, anchor string, size int, colour, s string) {
-	fmt.Fprintf(&f.body, `<text x="%.1f" y="%.1f" text-anchor="%s" font-size="%d" fill="%s">%s</text>`+"\n", x, y, anchor, size, colour, html.EscapeString(s))
+func (f *figure) text(x, y float64, anchor string, size int, s string) {
+	fmt.Fprintf(&f.body, `<text x="%.1f" y="%.1f" text-anchor="%s" font-size="%d" fill="%s">%s</text>`+"\n", x, y, anchor, size, ink, html.EscapeString(s))
 }
 
 // rect draws a box; its title shows where a browser's mouse rests.
@@ -79,6 +79,6 @@ func (f *figure) seconds(a axis, top, bottom float64) {
 	}
 	for s := 0.0; s <= a.most; s += step {
 		f.line(a.at(s), top, a.at(s), bottom, faint)
-		f.text(a.at(s), bottom+14, "middle", 10, ink, fmt.Sprintf("%d:%02d", int(s)/60, int(s)%60))
+		f.text(a.at(s), bottom+14, "middle", 10, fmt.Sprintf("%d:%02d", int(s)/60, int(s)%60))
 	}
 }
