@@ -107,7 +107,11 @@ func (r *runner) quiet(ctx context.Context) {
 	r.quietFrom = r.w.time.Now()
 	pause(ctx, *quietFlag)
 	r.quietTo = r.w.time.Now()
+	r.must(fleet.Eventually(ctx, bookPatience, r.w.counted))
 }
+
+// bookPatience is for a request that is under way just then.
+const bookPatience = 10 * time.Second
 
 // goesOn reports whether there shall be another storm.
 func (r *runner) goesOn() bool {

@@ -267,6 +267,24 @@ func (w *world) converged(ctx context.Context) error {
 	return err
 }
 
+// counted returns an error unless the nodes' metrics add up to what the provider
+// has counted, as they must until the first of them starts anew.
+func (w *world) counted(ctx context.Context) error {
+	sum := 0
+	for _, n := range w.nodes {
+		// A node that has not asked yet has no such metric.
+		asked, err := n.client("8042").Metric(ctx, "orthanc_oauth_token_acquisitions_total")
+		if err == nil {
+			sum += int(asked)
+		}
+	}
+	report, err := w.provider().Report(ctx)
+	if err == nil && report.IdP.Total != sum {
+		err = fmt.Errorf("the nodes say that they have asked %d times, the provider counted %d", sum, report.IdP.Total)
+	}
+	return err
+}
+
 // each calls f for all nodes at once.
 func (w *world) each(f func(n *node) error) error {
 	errs := make([]error, len(w.nodes))
