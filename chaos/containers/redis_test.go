@@ -119,14 +119,24 @@ func (s *storm) failover(ctx context.Context, _ plan) error {
 		if err != nil {
 			return err
 		}
+		// Refused while the last failover is not long past; asked once more then, and
+		// never again after a yes, which would turn it back.
+		err = fleet.Eventually(ctx, redisPatience, func(ctx context.Context) error {
+			out, err := s.w.engine.do(ctx, "exec", id, "redis-cli", "-p", "26379", "sentinel", "failover", "tokens")
+			if err == nil && out != "OK" {
+				err = errors.New("the Sentinels say " + out)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
 		return fleet.Eventually(ctx, redisPatience, func(ctx context.Context) error {
 			now, err := s.w.primary(ctx)
-			if err == nil && now != before {
-				return nil
+			if err == nil && now == before {
+				err = errors.New("the Sentinels have not changed the primary yet")
 			}
-			// Refused while the last failover is not long past: asked again.
-			out, err := s.w.engine.do(ctx, "exec", id, "redis-cli", "-p", "26379", "sentinel", "failover", "tokens")
-			return errors.Join(err, errors.New("the Sentinels say "+out))
+			return err
 		})
 	})
 }
