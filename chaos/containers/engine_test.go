@@ -125,11 +125,12 @@ func run(ctx context.Context, env []string, name string, args ...string) (string
 	return strings.TrimSpace(string(out)), err
 }
 
-// logs returns everything that a container has written.
-func (e *engine) logs(ctx context.Context, id string) ([]byte, error) {
+// logs returns what a container has written: to both of its outputs, and
+// everything unless args say less.
+func (e *engine) logs(ctx context.Context, id string, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandPatience)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, e.docker, "logs", id).CombinedOutput()
+	out, err := exec.CommandContext(ctx, e.docker, append(append([]string{"logs"}, args...), id)...).CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("docker logs %s: %w", id, err)
 	}

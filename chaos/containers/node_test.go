@@ -127,7 +127,10 @@ func (n *node) stop(ctx context.Context) error {
 	if took := time.Since(began); err == nil && took > 9*time.Second {
 		return fmt.Errorf("%s was told to stop and had to be killed", n.service)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return n.world.ended(ctx, n)
 }
 
 // view is what a node says of the fleet.

@@ -287,7 +287,7 @@ func (r *runner) promises(run report.Run, book *history.Book, gate idptest.GateC
 		r.t.Errorf("a token took %.2f s longer than usual although one was in reach, at most %v is allowed (at %.1f s, during %s)",
 			run.Tokens.Stall.Seconds, most, run.Tokens.Stall.At, run.Tokens.Stall.During)
 	}
-	for _, what := range slices.Concat(book.Regressed, book.Expired) {
+	for _, what := range slices.Concat(book.Regressed, book.Expired, r.w.crashes) {
 		r.t.Error(what)
 	}
 	if gate.Unknown > 0 || gate.Missing > 0 {

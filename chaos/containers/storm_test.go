@@ -185,10 +185,12 @@ func (s *storm) upgrade(ctx context.Context, p plan) error {
 }
 
 func (s *storm) replace(ctx context.Context, n *node) error {
+	if err := n.stop(ctx); err != nil {
+		return err
+	}
 	if err := s.w.keepLog(ctx, n.service, n.id); err != nil {
 		return err
 	}
-	n.gone()
 	next := *s.w.engine
 	next.env = append(slices.Clip(next.env), "ORTHANC_TAG=next")
 	if _, err := next.composed(ctx, "up", "-d", "--no-deps", "--no-build", "--force-recreate", "-t", "10", n.service); err != nil {

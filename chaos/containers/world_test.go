@@ -53,6 +53,7 @@ type world struct {
 	secrets   canary.Secrets
 	logs      canary.Sinks // of containers that are gone
 	revoked   []time.Duration
+	crashes   []string
 
 	links  sync.Mutex // of the rules
 	losses map[int]int
@@ -294,6 +295,19 @@ func (w *world) each(f func(n *node) error) error {
 	}
 	all.Wait()
 	return errors.Join(errs...)
+}
+
+// ended notes a crash of a node that was told to stop: no host must ever crash.
+func (w *world) ended(ctx context.Context, n *node) error {
+	code, err := w.engine.do(ctx, "inspect", "-f", "{{.State.ExitCode}}", n.id)
+	if err != nil || code == "0" {
+		return err
+	}
+	text, err := w.engine.logs(ctx, n.id, "--tail", "25")
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.crashes = append(w.crashes, fmt.Sprintf("%s ended with code %s at %v:\n%s", n.service, code, w.time.Now().Round(time.Millisecond), text))
+	return err
 }
 
 // keepLog takes the log of a container that is about to be replaced.
