@@ -72,7 +72,7 @@ func (r *runner) judge(ctx context.Context) {
 	r.promises(run, book, counts.Gate, extras)
 	r.scraped(ctx)
 	r.searched(ctx, &run)
-	run.Versions = r.versions(ctx)
+	run.Versions, run.Aborts = r.versions(ctx), r.w.aborts
 	run.Duration = time.Since(r.began).Seconds()
 	r.tell(run)
 	r.write(run)
@@ -364,6 +364,7 @@ func (r *runner) tell(run report.Run) {
 		r.t.Logf("%s: %+v", kind, run.Transfers[kind])
 	}
 	r.t.Logf("token: %+v", run.Tokens)
+	r.t.Logf("Orthanc aborted by itself in %d of its stops (dicom-web 1.7 with jobs under way)", r.w.aborts)
 	r.t.Logf("%d bytes of logs and answers searched, %d secrets found; took %.0f s", run.Searched, run.Leaks, run.Duration)
 }
 

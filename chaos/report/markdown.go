@@ -25,6 +25,7 @@ Three Orthancs with the plugin behind nginx, a fourth as the protected archive b
 	out.WriteString(`
 - **Failed by us**: a transfer that failed or broke off although its Orthanc ran, its network was whole, and a token was to be had: from the provider, or from a node in its reach for ten seconds. All others are explained by what was done to them ([why](#failed-transfers)).
 - **Acquisitions** are the provider's own count. **Extra** is one that was made although the fleet, or the part of it that could be reached, held a live token that was neither revoked nor due. With memory each instance is a fleet of its own.
+- **Aborts**: orthanc-dicomweb 1.7 ends Orthanc with an abort where a job of its own is under way at a stop ("Classes deriving from SingleFunctionJob must explicitly call Finalize()"), without this plugin as well (9 of 14 stops under load without it, 18 of 25 with it). A crash of this plugin would leave a trace of goroutines in the log, and fails the run.
 - **Stall**: how much longer than the median in quiet a transfer took, while a live token was in its reach, its Orthanc ran, its network was whole and the balancer went to no other first. It holds whatever else the machine was busy with, such as Orthancs that start.
 
 ![acquisitions](chaos/acquisitions.svg)
@@ -83,6 +84,7 @@ func (r Report) glance(out *strings.Builder) {
 		{"longest stall of a transfer", func(run Run) string { return fmt.Sprintf("%.2f s", run.Stall().Seconds) }},
 		{"longest stall of a token", func(run Run) string { return fmt.Sprintf("%.2f s", run.Tokens.Stall.Seconds) }},
 		{"one fleet again after a storm, at most", func(run Run) string { return fmt.Sprintf("%.1f s", run.Converged) }},
+		{"Orthanc aborted at a stop", func(run Run) string { return fmt.Sprint(run.Aborts) }},
 		{"secrets found in logs and answers", func(run Run) string {
 			return fmt.Sprintf("%d in %.0f MB", run.Leaks, float64(run.Searched)/1e6)
 		}},
