@@ -72,7 +72,7 @@ func (r *runner) judge(ctx context.Context) {
 	r.promises(run, book, counts.Gate, extras)
 	r.scraped(ctx)
 	r.searched(ctx, &run)
-	run.Versions, run.Aborts = r.versions(ctx), r.w.aborts
+	run.Versions, run.Aborts = r.versions(ctx), &r.w.aborts
 	run.Duration = time.Since(r.began).Seconds()
 	r.tell(run)
 	r.write(run)

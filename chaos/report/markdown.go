@@ -84,7 +84,12 @@ func (r Report) glance(out *strings.Builder) {
 		{"longest stall of a transfer", func(run Run) string { return fmt.Sprintf("%.2f s", run.Stall().Seconds) }},
 		{"longest stall of a token", func(run Run) string { return fmt.Sprintf("%.2f s", run.Tokens.Stall.Seconds) }},
 		{"one fleet again after a storm, at most", func(run Run) string { return fmt.Sprintf("%.1f s", run.Converged) }},
-		{"Orthanc aborted at a stop", func(run Run) string { return fmt.Sprint(run.Aborts) }},
+		{"Orthanc aborted at a stop", func(run Run) string {
+			if run.Aborts == nil {
+				return "not counted"
+			}
+			return fmt.Sprint(*run.Aborts)
+		}},
 		{"secrets found in logs and answers", func(run Run) string {
 			return fmt.Sprintf("%d in %.0f MB", run.Leaks, float64(run.Searched)/1e6)
 		}},

@@ -41,8 +41,9 @@ type Run struct {
 	MostExtra    int     `json:"most_extra_per_fault_and_component"`
 	Converged    float64 `json:"longest_until_converged_s"`
 
-	// Aborts is how often Orthanc ended with an abort when it was told to stop.
-	Aborts int `json:"orthanc_aborts_at_stop"`
+	// Aborts is how often Orthanc ended with an abort when it was told to stop;
+	// nil: it was not looked at.
+	Aborts *int `json:"orthanc_aborts_at_stop,omitempty"`
 
 	Leaks    int `json:"secrets_found"`
 	Searched int `json:"bytes_searched"`
