@@ -92,7 +92,7 @@ chaos-base: ## The image debian:bookworm-slim, by debootstrap where no registry 
 CHAOS_FAULTS ?= 64
 .PHONY: chaos
 chaos: deps build ## Real Orthancs in containers, all three backends, CHAOS_FAULTS each; writes docs/chaos.md (needs root)
-	scripts/with-docker $(MAKE) --no-print-directory chaos-base chaos-gossip chaos-redis chaos-memory
+	scripts/with-docker $(MAKE) --no-print-directory --keep-going chaos-base chaos-gossip chaos-redis chaos-memory
 
 .PHONY: chaos-gossip chaos-redis chaos-memory
 chaos-gossip chaos-redis chaos-memory: chaos-%: ## One backend of make chaos, with an engine that listens
