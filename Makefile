@@ -18,7 +18,7 @@ FUZZTIME ?= 30s
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+( [a-z-]+)*:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: deps build ## Three real Orthancs, one token (BACKEND=gossip, redis or memory)
@@ -91,6 +91,29 @@ chaos-processes: $(BINARY) ## 500 faults on real processes in network namespaces
 .PHONY: chaos-hostile
 chaos-hostile: $(BINARY) ## Strangers, liars and eavesdroppers against real processes, measured
 	ORTHANC_OAUTH_BINARY=$(BINARY) go test -tags chaos -v -count=1 ./chaos/hostile
+
+.PHONY: chaos-base
+chaos-base: ## The image debian:bookworm-slim, by debootstrap where no registry gives it
+	scripts/with-docker scripts/chaos-base
+
+# A run of one backend after the other: each takes about seven minutes.
+CHAOS_FAULTS ?= 64
+.PHONY: chaos
+chaos: deps build ## Real Orthancs in containers, all three backends, CHAOS_FAULTS each; writes docs/chaos.md (needs root)
+	scripts/with-docker $(MAKE) --no-print-directory --keep-going chaos-base chaos-gossip chaos-redis chaos-memory
+
+.PHONY: chaos-gossip chaos-redis chaos-memory
+chaos-gossip chaos-redis chaos-memory: chaos-%: ## One backend of make chaos, with an engine that listens
+	ORTHANC_OAUTH_REQUIRE_REAL=1 go test -tags chaos -v -count=1 -timeout 40m ./chaos/containers \
+		-chaos.backend $* -chaos.faults $(CHAOS_FAULTS) -chaos.quiet 60s -chaos.docs $(CURDIR)/docs
+
+.PHONY: chaos-slice
+chaos-slice: deps build ## Four minutes of gossip in containers, with an engine that is started if need be
+	scripts/with-docker $(MAKE) --no-print-directory chaos-base chaos-slice-run
+
+.PHONY: chaos-slice-run
+chaos-slice-run:
+	ORTHANC_OAUTH_REQUIRE_REAL=1 go test -tags chaos -v -count=1 -timeout 15m ./chaos/containers
 
 .PHONY: fuzz
 fuzz: ## Every decoder a stranger or a peer can reach, FUZZTIME each

@@ -7,4 +7,8 @@
 // do not name is built first. Tests that need Orthanc or redis-server are
 // skipped where those are not installed, and fail instead if
 // ORTHANC_OAUTH_REQUIRE_REAL is set.
+//
+// The runs that break many things at once have folders of their own: sim in
+// virtual time, processes in network namespaces, containers as operators deploy
+// them, hostile for who means harm. history is the judge of the middle two.
 package chaos

@@ -1,7 +1,6 @@
 package chaos
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -11,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -251,30 +249,7 @@ func works(ctx context.Context, s *fleet.Sidecar, server string) error {
 
 // metric adds up the samples of a counter whose labels hold all the texts given.
 func metric(ctx context.Context, admin fleet.Client, name string, labels ...string) (float64, error) {
-	raw, err := admin.Do(ctx, http.MethodGet, "/dicomweb-oauth/metrics", "", nil)
-	if err != nil {
-		return 0, err
-	}
-	total, found := 0.0, false
-	lines := bufio.NewScanner(bytes.NewReader(raw))
-	for lines.Scan() {
-		line := lines.Text()
-		if !strings.HasPrefix(line, name+"{") && !strings.HasPrefix(line, name+" ") {
-			continue
-		}
-		if slices.ContainsFunc(labels, func(l string) bool { return !strings.Contains(line, l) }) {
-			continue
-		}
-		value, err := strconv.ParseFloat(line[strings.LastIndexByte(line, ' ')+1:], 64)
-		if err != nil {
-			return 0, err
-		}
-		total, found = total+value, true
-	}
-	if !found {
-		return 0, fmt.Errorf("no metric %s with %v", name, labels)
-	}
-	return total, nil
+	return admin.Metric(ctx, name, labels...)
 }
 
 // traffic sends through nodes without a pause until stop, and remembers what

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"orthanc-oauth/chaos/history"
 	"orthanc-oauth/internal/idptest"
 )
 
@@ -103,11 +104,11 @@ func (s *storm) process(ctx context.Context, p plan) (*node, func()) {
 		want = s.leader(ctx, p)
 	}
 	var got *node
-	s.w.time.change(func(m *moment) {
+	s.w.time.Change(func(m *history.Moment) {
 		for i := range s.w.nodes {
 			n := s.w.nodes[(want+i)%len(s.w.nodes)]
-			if !m.running[n.number] {
-				m.running[n.number], got = true, n
+			if !m.Running[n.number] {
+				m.Running[n.number], got = true, n
 				return
 			}
 		}
@@ -115,7 +116,7 @@ func (s *storm) process(ctx context.Context, p plan) (*node, func()) {
 	if got == nil {
 		return nil, nil
 	}
-	return got, func() { s.w.time.change(func(m *moment) { delete(m.running, got.number) }) }
+	return got, func() { s.w.time.Change(func(m *history.Moment) { delete(m.Running, got.number) }) }
 }
 
 // leader asks a node who leads; its view may be wrong, as anybody's.
@@ -173,7 +174,7 @@ func (s *storm) rolling(ctx context.Context, p plan) error {
 	p.leader = false
 	for i := range s.w.nodes {
 		p.node = i
-		if s.w.time.current().running[i] {
+		if s.w.time.Current().Running[i] {
 			continue
 		}
 		if err := s.restart(ctx, p); err != nil {
@@ -206,8 +207,8 @@ func (s *storm) restartAll(ctx context.Context, p plan) error {
 
 // cut applies a change that takes a node off the network, and undoes it.
 func (s *storm) cut(ctx context.Context, n *node, d time.Duration, off, on func() error) error {
-	s.w.time.change(func(m *moment) { count(m.cut, n.number, 1) })
-	defer s.w.time.change(func(m *moment) { count(m.cut, n.number, -1) })
+	s.w.time.Change(func(m *history.Moment) { history.Count(m.Cut, n.number, 1) })
+	defer s.w.time.Change(func(m *history.Moment) { history.Count(m.Cut, n.number, -1) })
 	if err := off(); err != nil {
 		return err
 	}
@@ -255,11 +256,11 @@ func (s *storm) flap(ctx context.Context, p plan) error {
 // drop lets no packet pass from one set of nodes to another.
 func (s *storm) drop(ctx context.Context, d time.Duration, blocked func(from, to int) bool) error {
 	add := func(by int) {
-		s.w.time.change(func(m *moment) {
+		s.w.time.Change(func(m *history.Moment) {
 			for from := range s.w.nodes {
 				for to := range s.w.nodes {
 					if from != to && blocked(from, to) {
-						count(m.blocked, [2]int{from, to}, by)
+						history.Count(m.Blocked, [2]int{from, to}, by)
 					}
 				}
 			}
@@ -292,10 +293,10 @@ func (s *storm) rules(ending map[[2]int]int) error {
 	for pair := range ending {
 		s.ending[pair] += ending[pair]
 	}
-	m := s.w.time.current()
+	m := s.w.time.Current()
 	err := each(s.w.nodes, func(n *node) error {
 		var rules []string
-		for pair, wanted := range m.blocked {
+		for pair, wanted := range m.Blocked {
 			if pair[1] == n.number && wanted > s.ending[pair] {
 				rules = append(rules, "-A INPUT -s "+s.w.nodes[pair[0]].place.addr+" -j DROP")
 			}
@@ -329,8 +330,8 @@ func (s *storm) loss(ctx context.Context, p plan) error {
 		s.links.Unlock()
 		return s.rules(nil)
 	}
-	s.w.time.change(func(m *moment) { count(m.lossy, n.number, 1) })
-	defer s.w.time.change(func(m *moment) { count(m.lossy, n.number, -1) })
+	s.w.time.Change(func(m *history.Moment) { history.Count(m.Lossy, n.number, 1) })
+	defer s.w.time.Change(func(m *history.Moment) { history.Count(m.Lossy, n.number, -1) })
 	if err := set(p.percent); err != nil {
 		return err
 	}
@@ -344,8 +345,8 @@ func (s *storm) provider(ctx context.Context, p plan, begin, end func() error) e
 		return errBusy
 	}
 	defer s.idp.Unlock()
-	s.w.time.change(func(m *moment) { m.idp++ })
-	defer s.w.time.change(func(m *moment) { m.idp-- })
+	s.w.time.Change(func(m *history.Moment) { m.IdP++ })
+	defer s.w.time.Change(func(m *history.Moment) { m.IdP-- })
 	if err := begin(); err != nil {
 		return err
 	}
@@ -387,10 +388,10 @@ const revokePause = 45 * time.Second
 func (s *storm) revoke(_ context.Context, p plan) error {
 	s.idpBook.Lock()
 	defer s.idpBook.Unlock()
-	if at, before := s.revoked[p.key]; before && s.w.time.now()-at < revokePause {
+	if at, before := s.revoked[p.key]; before && s.w.time.Now()-at < revokePause {
 		return errBusy
 	}
-	s.revoked[p.key] = s.w.time.now()
+	s.revoked[p.key] = s.w.time.Now()
 	s.w.out.revoke(p.key)
 	return nil
 }

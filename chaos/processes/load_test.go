@@ -9,50 +9,38 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"orthanc-oauth/chaos/history"
 )
-
-// op is one request of a client, and how it ended.
-type op struct {
-	node        int
-	key         string
-	data        bool // through the data path; else POST .../test
-	begun, over time.Duration
-	failed      string // empty: it succeeded
-	code        string // of a failure, as documented
-}
-
-func (o op) took() time.Duration { return o.over - o.begun }
 
 // notable is how long a success may take without being looked at again.
 const notable = 500 * time.Millisecond
 
 // load is the clients of all nodes: each asks one thing after the other.
 type load struct {
-	time *timeline
+	time *history.Timeline
 	end  context.CancelFunc
 	wait sync.WaitGroup
 
 	mu   sync.Mutex
 	gets int
-	odd  []op // failures, and successes that took long
+	odd  []history.Op // failures, and successes that took long
 }
 
 const (
-	// pace is the pause of a client between two requests.
-	pace = 250 * time.Millisecond
 	// patience is when a client gives up.
 	patience = 15 * time.Second
 )
 
 // newLoad starts two clients for each node and key: one sends, one only wants a
 // token.
-func newLoad(ctx context.Context, t *timeline, nodes []*node, keys []string) *load {
+func newLoad(ctx context.Context, t *history.Timeline, nodes []*node, keys []string) *load {
 	ctx, end := context.WithCancel(ctx)
 	l := &load{time: t, end: end}
 	for _, n := range nodes {
 		for _, key := range keys {
-			l.wait.Go(func() { l.run(ctx, n, op{node: n.number, key: key, data: true}) })
-			l.wait.Go(func() { l.run(ctx, n, op{node: n.number, key: key}) })
+			l.wait.Go(func() { l.run(ctx, n, history.Op{Node: n.number, Key: key, Data: true}) })
+			l.wait.Go(func() { l.run(ctx, n, history.Op{Node: n.number, Key: key}) })
 		}
 	}
 	return l
@@ -63,42 +51,42 @@ func (l *load) stop() {
 	l.wait.Wait()
 }
 
-func (l *load) run(ctx context.Context, n *node, o op) {
-	method, url := http.MethodPost, n.admin+"/dicomweb-oauth/servers/"+o.key+"/test"
-	if o.data {
-		method, url = http.MethodGet, n.data+"/"+o.key+"/studies?limit=1"
+func (l *load) run(ctx context.Context, n *node, o history.Op) {
+	method, url := http.MethodPost, n.admin+"/dicomweb-oauth/servers/"+o.Key+"/test"
+	if o.Data {
+		method, url = http.MethodGet, n.data+"/"+o.Key+"/studies?limit=1"
 	}
 	for ctx.Err() == nil {
-		if l.time.current().life[o.node] != 0 { // nobody asks a node that is known to be down
+		if l.time.Current().Life[o.Node] != 0 { // nobody asks a node that is known to be down
 			l.once(ctx, n, o, method, url)
 		}
-		pause(ctx, pace)
+		pause(ctx, history.Pace)
 	}
 }
 
-func (l *load) once(ctx context.Context, n *node, o op, method, url string) {
+func (l *load) once(ctx context.Context, n *node, o history.Op, method, url string) {
 	asking, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	o.begun = l.time.now()
+	o.Begun = l.time.Now()
 	a, err := n.ask(asking, method, url)
 	if ctx.Err() != nil {
 		return
 	}
-	o.over = l.time.now()
+	o.Over = l.time.Now()
 	switch {
 	case err != nil:
-		o.failed = err.Error()
+		o.Failed = err.Error()
 	case a.status != http.StatusOK:
-		o.failed, o.code = fmt.Sprintf("%d %.400s", a.status, a.body), codeOf(a.body)
+		o.Failed, o.Code = fmt.Sprintf("%d %.400s", a.status, a.body), codeOf(a.body)
 	}
 	l.note(o)
 }
 
-func (l *load) note(o op) {
+func (l *load) note(o history.Op) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.gets++
-	if o.failed != "" || o.took() > notable {
+	if o.Failed != "" || o.Took() > notable {
 		l.odd = append(l.odd, o)
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"syscall"
 	"time"
 
+	"orthanc-oauth/chaos/history"
 	"orthanc-oauth/internal/fleet"
 )
 
@@ -43,7 +44,7 @@ type node struct {
 	admin   string
 	client  *http.Client
 	fleet   *fleet.Fleet
-	time    *timeline
+	time    *history.Timeline
 	mu      sync.Mutex
 	process *fleet.Process
 	lives   int
@@ -135,12 +136,12 @@ func (n *node) start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("node %d: %w", n.number, err)
 	}
-	n.time.change(func(m *moment) { m.life[n.number] = n.lives })
+	n.time.Change(func(m *history.Moment) { m.Life[n.number] = n.lives })
 	return nil
 }
 
 // gone notes that the node lives no more, before anything is done to it.
-func (n *node) gone() { n.time.change(func(m *moment) { m.life[n.number] = 0 }) }
+func (n *node) gone() { n.time.Change(func(m *history.Moment) { m.Life[n.number] = 0 }) }
 
 func (n *node) kill() {
 	n.gone()
@@ -176,7 +177,7 @@ func (n *node) freeze() error {
 
 func (n *node) thaw() error {
 	err := n.process.Signal(syscall.SIGCONT)
-	n.time.change(func(m *moment) { m.life[n.number] = n.lives })
+	n.time.Change(func(m *history.Moment) { m.Life[n.number] = n.lives })
 	return err
 }
 

@@ -17,13 +17,14 @@ import (
 	"sync"
 	"time"
 
+	"orthanc-oauth/chaos/history"
 	"orthanc-oauth/internal/idptest"
 )
 
 // outside is the world beyond the fleet: a provider for each key and a guarded
 // archive, with a book of who asked for, got and presented which token when.
 type outside struct {
-	time    *timeline
+	time    *history.Timeline
 	where   place
 	tls     *tls.Config
 	keys    []string
@@ -32,45 +33,19 @@ type outside struct {
 	issuer  *server
 	archive *server
 
-	mu        sync.Mutex
-	grants    []*grant
-	byToken   map[string]*grant
-	refusals  []time.Duration // answers other than grants
-	asked     int             // token requests
-	last      map[holder]string
-	regressed []string // revoked tokens that came back
-	expired   []string // tokens that came after their end
-}
-
-// grant is one acquisition, by the provider's own book.
-type grant struct {
-	key, token      string
-	node            int // -1: not known, on loopback
-	life            time.Duration
-	arrived, served time.Duration // of the request; of its answer
-	revoked         time.Duration // 0: never
-	seen            map[holder]time.Duration
-	dropped         map[holder]time.Duration // holders that went over to another
-	refused         map[holder]bool          // holders that were told 401
-	replaced        map[holder]bool          // holders that came with another token after that
-	renewed         *grant                   // that this one was acquired to replace, as far as the judge knows
-}
-
-// holder is one incarnation of a node, and a key where that matters.
-type holder struct {
-	node, life int
-	key        string
+	mu    sync.Mutex
+	book  *history.Book
+	asked int // token requests
 }
 
 // lives are the tokens' lifetimes: some that are renewed again and again during
 // a run, and one that hardly ever is.
 var lives = map[string]time.Duration{"brief": 20 * time.Second, "short": time.Minute, "long": 20 * time.Minute}
 
-func newOutside(ctx context.Context, t *timeline, where place, conf *tls.Config, client idptest.Client) (*outside, error) {
+func newOutside(ctx context.Context, t *history.Timeline, where place, conf *tls.Config, client idptest.Client) (*outside, error) {
 	o := &outside{
 		time: t, where: where, tls: conf, keys: []string{"brief", "short", "long"},
-		idps: map[string]*idptest.IdP{}, gates: map[string]*idptest.Gate{},
-		byToken: map[string]*grant{}, last: map[holder]string{},
+		idps: map[string]*idptest.IdP{}, gates: map[string]*idptest.Gate{}, book: history.NewBook(t),
 	}
 	nothing := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "[]") })
 	for _, key := range o.keys {
@@ -109,10 +84,7 @@ func (o *outside) issue(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	g := &grant{
-		key: key, node: o.nodeOf(r), life: lives[key], arrived: o.time.now(),
-		seen: map[holder]time.Duration{}, dropped: map[holder]time.Duration{}, refused: map[holder]bool{}, replaced: map[holder]bool{},
-	}
+	g := &history.Grant{Key: key, Node: o.nodeOf(r), Life: lives[key], Arrived: o.time.Now()}
 	o.mu.Lock()
 	o.asked++
 	o.mu.Unlock()
@@ -121,23 +93,22 @@ func (o *outside) issue(w http.ResponseWriter, r *http.Request) {
 	idp.ServeHTTP(tee, r)
 }
 
-func (o *outside) issued(g *grant, body []byte) {
+func (o *outside) issued(g *history.Grant, body []byte) {
 	var answer struct {
 		AccessToken string `json:"access_token"`
 	}
 	_ = json.Unmarshal(body, &answer) // a refusal has none
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	g.served, g.token = o.time.now(), answer.AccessToken
-	if g.token == "" {
-		o.refusals = append(o.refusals, g.served)
+	g.Served, g.Token = o.time.Now(), answer.AccessToken
+	if g.Token == "" {
+		o.book.Refusals = append(o.book.Refusals, g.Served)
 		return
 	}
-	if o.idps[g.key].State(g.token) == idptest.Revoked {
-		g.revoked = g.served // revoked between the grant and this line
+	if o.idps[g.Key].State(g.Token) == idptest.Revoked {
+		g.Revoked = g.Served // revoked between the grant and this line
 	}
-	o.grants = append(o.grants, g)
-	o.byToken[g.token] = g
+	o.book.Granted(g)
 }
 
 type teeWriter struct {
@@ -168,63 +139,16 @@ func (o *outside) guard(w http.ResponseWriter, r *http.Request) {
 }
 
 func (o *outside) presented(node int, key, token string) {
-	life := o.time.current().life[node]
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	g := o.byToken[token]
-	if g == nil || life == 0 {
-		return // a node on its way down may still say something
-	}
-	who := holder{node, life, key}
-	o.move(who, g)
-	if now := o.time.now(); now > g.served+g.life {
-		o.late(who, g, now)
-	}
-	if _, before := g.seen[who]; !before {
-		g.seen[who] = o.time.now()
-	}
-	if g.revoked != 0 {
-		g.refused[who] = true
-	}
-}
-
-// late notes an expired token, unless the node was stopped after it had lent the
-// token, or the request lost packets on its way.
-func (o *outside) late(who holder, g *grant, now time.Duration) {
-	for _, m := range o.time.during(now-patience, now) {
-		if m.life[who.node] != who.life || m.disturbed(who.node) {
-			return
-		}
-	}
-	o.expired = append(o.expired, fmt.Sprintf("node %d presented a token of %q %v after its end, at %v", who.node, who.key, now-g.served-g.life, now))
-}
-
-// move notes that a holder has come from one token to another. A client asks
-// one thing after the other, so a token that was refused and replaced must never
-// come back.
-func (o *outside) move(who holder, g *grant) {
-	last := o.byToken[o.last[who]]
-	if last != nil && last != g {
-		last.dropped[who] = o.time.now()
-		last.replaced[who] = last.replaced[who] || last.refused[who]
-	}
-	delete(g.dropped, who)
-	if g.replaced[who] {
-		o.regressed = append(o.regressed, fmt.Sprintf("node %d (life %d) presented a revoked token of %q again at %v", who.node, who.life, who.key, o.time.now()))
-	}
-	o.last[who] = g.token
+	o.book.Presented(node, key, token, o.time.Now())
 }
 
 // revoke kills a key's tokens and returns whether there was one alive.
 func (o *outside) revoke(key string) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	now := o.time.now()
-	for _, g := range o.grants {
-		if g.key == key && g.revoked == 0 {
-			g.revoked = now
-		}
-	}
+	o.book.Revoke(key, o.time.Now())
 	return o.idps[key].RevokeAll() > 0
 }
 

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"orthanc-oauth/chaos/history"
 	"orthanc-oauth/internal/fleet"
 )
 
@@ -74,7 +75,7 @@ func (r *runner) goesOn() bool {
 	case *faultsFlag > 0:
 		return len(r.storm.faults) < *faultsFlag
 	}
-	return r.w.time.now() < *durationFlag
+	return r.w.time.Now() < *durationFlag
 }
 
 // calm waits until the fleet is one, and then until the faults are forgotten.
@@ -82,19 +83,19 @@ func (r *runner) calm(after string) {
 	r.t.Helper()
 	began := r.storm.last()
 	var last error
-	err := fleet.Eventually(r.t.Context(), 2*convergeBound, func(ctx context.Context) error {
+	err := fleet.Eventually(r.t.Context(), 2*history.ConvergeBound, func(ctx context.Context) error {
 		last = r.w.converged(ctx)
 		return last
 	})
-	took := r.w.time.now() - began
-	if err != nil || took > convergeBound {
+	took := r.w.time.Now() - began
+	if err != nil || took > history.ConvergeBound {
 		r.t.Errorf("%v after the last fault of a %s (at %v) the fleet is not one: %v", took.Round(time.Millisecond), after, began.Round(time.Millisecond), err)
 	}
 	if after == "storm" {
 		r.waits = append(r.waits, took)
-		r.t.Logf("%v: %d faults so far, one ring and one entry again after %v", r.w.time.now().Round(time.Second), len(r.storm.faults), took.Round(time.Millisecond))
+		r.t.Logf("%v: %d faults so far, one ring and one entry again after %v", r.w.time.Now().Round(time.Second), len(r.storm.faults), took.Round(time.Millisecond))
 	}
-	pause(r.t.Context(), max(faultTail-took, 0)+quiet)
+	pause(r.t.Context(), max(history.FaultTail-took, 0)+quiet)
 }
 
 // quiet is how long nothing is done after the faults' tails, to see that nothing

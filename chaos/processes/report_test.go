@@ -9,6 +9,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"orthanc-oauth/chaos/history"
 )
 
 // shown bounds how many of each complaint are printed.
@@ -20,7 +22,7 @@ func (r *runner) report() {
 	for _, err := range r.storm.errs {
 		r.t.Error(err)
 	}
-	j := &judge{time: r.w.time, out: r.w.out, faults: r.storm.faults}
+	j := &history.Judge{Time: r.w.time, Book: r.w.out.book, Faults: r.storm.faults}
 	r.reportFaults()
 	r.reportGets(j)
 	r.reportAcquisitions(j)
@@ -40,9 +42,9 @@ func (r *runner) reportFaults() {
 	r.t.Helper()
 	kinds := map[string]int{}
 	for _, f := range r.storm.faults {
-		kinds[f.kind]++
+		kinds[f.Kind]++
 	}
-	minutes := r.w.time.now().Minutes()
+	minutes := r.w.time.Now().Minutes()
 	r.table(func(w *tabwriter.Writer) {
 		for _, k := range slices.Sorted(maps.Keys(kinds)) {
 			fmt.Fprintf(w, "%s\t%d\n", k, kinds[k])
@@ -54,80 +56,80 @@ func (r *runner) reportFaults() {
 	})
 }
 
-func (r *runner) reportGets(j *judge) {
+func (r *runner) reportGets(j *history.Judge) {
 	r.t.Helper()
-	verdicts := map[verdict]int{}
-	var slowest, slowestCalm op
+	verdicts := map[history.Verdict]int{}
+	var slowest, slowestCalm history.Op
 	for _, o := range r.load.odd {
-		v := j.get(o)
+		v := j.Get(o)
 		verdicts[v]++
-		if v == broken || v == slow {
+		if v == history.Broken || v == history.Slow {
 			if verdicts[v] > shown {
 				r.t.Fail() // the table counts it
 			} else {
-				r.t.Errorf("%s: node %d, %q (data path: %v), from %v to %v: %s%s%s", v, o.node, o.key, o.data, o.begun, o.over, o.failed, j.within(o), r.nearby(o))
+				r.t.Errorf("%s: node %d, %q (data path: %v), from %v to %v: %s%s%s", v, o.Node, o.Key, o.Data, o.Begun, o.Over, o.Failed, j.Within(o), r.nearby(o))
 			}
 		}
-		if v == recovering && verdicts[v] <= shown {
-			r.t.Logf("%s: node %d, %q (data path: %v), from %v to %v: %s", v, o.node, o.key, o.data, o.begun, o.over, o.failed)
+		if v == history.Recovering && verdicts[v] <= shown {
+			r.t.Logf("%s: node %d, %q (data path: %v), from %v to %v: %s", v, o.Node, o.Key, o.Data, o.Begun, o.Over, o.Failed)
 		}
-		if o.failed == "" && v != excused && v != unreached && o.took() > slowest.took() {
+		if o.Failed == "" && v != history.Excused && v != history.Unreached && o.Took() > slowest.Took() {
 			slowest = o
 		}
-		if calm := j.time.at(o.begun).calm() && j.time.at(o.over).calm(); o.failed == "" && calm && o.took() > slowestCalm.took() {
+		if calm := j.Time.At(o.Begun).Calm() && j.Time.At(o.Over).Calm(); o.Failed == "" && calm && o.Took() > slowestCalm.Took() {
 			slowestCalm = o
 		}
 	}
 	r.table(func(w *tabwriter.Writer) {
 		fmt.Fprintf(w, "gets\t%d\n", r.load.gets)
-		for _, v := range []verdict{broken, slow, recovering, unlendable, unreached, excused} {
+		for _, v := range []history.Verdict{history.Broken, history.Slow, history.Recovering, history.Unlendable, history.Unreached, history.Excused} {
 			fmt.Fprintf(w, "  %s\t%d\n", v, verdicts[v])
 		}
-		fmt.Fprintf(w, "slowest get that succeeded\t%v (node %d at %v)\n", slowest.took().Round(time.Millisecond), slowest.node, slowest.begun.Round(time.Millisecond))
-		fmt.Fprintf(w, "slowest with no fault about\tat most %v\n", max(slowestCalm.took(), notable).Round(time.Millisecond))
+		fmt.Fprintf(w, "slowest get that succeeded\t%v (node %d at %v)\n", slowest.Took().Round(time.Millisecond), slowest.Node, slowest.Begun.Round(time.Millisecond))
+		fmt.Fprintf(w, "slowest with no fault about\tat most %v\n", max(slowestCalm.Took(), notable).Round(time.Millisecond))
 	})
 }
 
 // nearby names the faults around a get.
-func (r *runner) nearby(o op) string {
+func (r *runner) nearby(o history.Op) string {
 	var out strings.Builder
 	for _, f := range r.storm.faults {
-		if f.begun <= o.over && o.begun <= f.end+faultTail {
-			fmt.Fprintf(&out, "\n\t%s: %v to %v", f.what, f.begun.Round(time.Millisecond), f.end.Round(time.Millisecond))
+		if f.Begun <= o.Over && o.Begun <= f.End+history.FaultTail {
+			fmt.Fprintf(&out, "\n\t%s: %v to %v", f.What, f.Begun.Round(time.Millisecond), f.End.Round(time.Millisecond))
 		}
 	}
 	return out.String()
 }
 
-func (r *runner) reportAcquisitions(j *judge) {
+func (r *runner) reportAcquisitions(j *history.Judge) {
 	r.t.Helper()
 	if !r.w.net.real {
-		r.t.Logf("%d acquisitions; which node asked is not known on loopback", len(r.w.out.grants))
+		r.t.Logf("%d acquisitions; which node asked is not known on loopback", len(r.w.out.book.Grants))
 		return
 	}
-	extras := j.extras()
+	extras := j.Extras()
 	quiet, most := 0, 0
 	for _, e := range extras {
 		r.t.Logf("extra: %v", e)
-		if e.fault == nil {
+		if e.Fault == nil {
 			quiet++
 		}
 	}
 	for _, f := range r.storm.faults {
-		for _, n := range f.extras {
+		for _, n := range f.Extras {
 			most = max(most, n)
 		}
 	}
 	mean := float64(len(extras)) / float64(max(len(r.storm.faults), 1))
 	r.table(func(w *tabwriter.Writer) {
-		fmt.Fprintf(w, "token requests, acquisitions\t%d, %d\n", r.w.out.asked, len(r.w.out.grants))
+		fmt.Fprintf(w, "token requests, acquisitions\t%d, %d\n", r.w.out.asked, len(r.w.out.book.Grants))
 		fmt.Fprintf(w, "extra acquisitions\t%d\n", len(extras))
 		fmt.Fprintf(w, "  in quiet\t%d\n", quiet)
 		fmt.Fprintf(w, "  per fault, mean\t%.3f\n", mean)
 		fmt.Fprintf(w, "  per fault and component, most\t%d\n", most)
 	})
-	if quiet > 0 || most > maxExtra || mean > meanExtra {
-		r.t.Errorf("extra acquisitions: %d in quiet, %.3f per fault, %d at most; allowed are 0, %v, %d", quiet, mean, most, meanExtra, maxExtra)
+	if quiet > 0 || most > history.MaxExtra || mean > history.MeanExtra {
+		r.t.Errorf("extra acquisitions: %d in quiet, %.3f per fault, %d at most; allowed are 0, %v, %d", quiet, mean, most, history.MeanExtra, history.MaxExtra)
 	}
 }
 
@@ -139,12 +141,12 @@ func (r *runner) reportTokens() {
 			r.t.Errorf("%s: the archive saw %d unknown and %d missing tokens", key, c.Unknown, c.Missing)
 		}
 	}
-	for _, what := range slices.Concat(r.w.out.regressed, r.w.out.expired) {
+	for _, what := range slices.Concat(r.w.out.book.Regressed, r.w.out.book.Expired) {
 		r.t.Error(what)
 	}
 	secrets := []string{r.w.client.Secrets[0], r.w.gossipKey, userWord, adminWord}
-	for _, g := range r.w.out.grants {
-		secrets = append(secrets, g.token)
+	for _, g := range r.w.out.book.Grants {
+		secrets = append(secrets, g.Token)
 	}
 	for _, p := range r.w.fleet.Processes() {
 		text := p.Log(8 << 20)

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"orthanc-oauth/chaos/history"
 	"orthanc-oauth/cluster"
 	"orthanc-oauth/internal/fleet"
 	"orthanc-oauth/internal/idptest"
@@ -21,7 +22,7 @@ import (
 type world struct {
 	ctx    context.Context //nolint:containedctx // the run's: nodes outlive the fault that started them
 	net    *network
-	time   *timeline
+	time   *history.Timeline
 	fleet  *fleet.Fleet
 	out    *outside
 	nodes  []*node
@@ -37,7 +38,7 @@ type world struct {
 
 func newWorld(ctx context.Context, network *network, keep bool) (w *world, err error) {
 	w = &world{
-		ctx: ctx, net: network, time: newTimeline(len(network.nodes)), secret: randomKey(),
+		ctx: ctx, net: network, time: history.NewTimeline(len(network.nodes), nil), secret: randomKey(),
 		client: idptest.Client{ID: "radiology", Secrets: []string{"canary-client-" + rand.Text()}},
 		ports:  ports{gossip: 7946, data: 8043, admin: 8044},
 	}
@@ -177,7 +178,7 @@ const (
 // storm injects faults.
 type storm struct {
 	w      *world
-	faults []*fault
+	faults []*history.Fault
 	mu     sync.Mutex // of faults
 	errs   []error
 
@@ -211,9 +212,9 @@ func (s *storm) rage(ctx context.Context, plans []plan) {
 }
 
 func (s *storm) inject(ctx context.Context, p plan) {
-	f := &fault{kind: p.kind.name, what: p.String(), begun: s.w.time.now(), extras: map[int]int{}}
+	f := &history.Fault{Kind: p.kind.name, What: p.String(), Begun: s.w.time.Now(), Extras: map[int]int{}}
 	err := p.kind.inject(s, ctx, p)
-	f.end = s.w.time.now()
+	f.End = s.w.time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -228,7 +229,7 @@ func (s *storm) inject(ctx context.Context, p plan) {
 // last is when the last fault ended.
 func (s *storm) last() (end time.Duration) {
 	for _, f := range s.faults {
-		end = max(end, f.end)
+		end = max(end, f.End)
 	}
 	return end
 }

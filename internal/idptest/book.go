@@ -21,10 +21,12 @@ type Request struct {
 	Seq    int           `json:"seq"` // from 1, in order of arrival
 	At     time.Time     `json:"at"`
 	Took   time.Duration `json:"took,omitempty"` // 0 while open; nanoseconds in JSON
+	From   string        `json:"from"`           // address, without the port
 	Client string        `json:"client"`
 	Key    string        `json:"key"`
 	Style  string        `json:"style"` // basic, post, both, none
 	Answer string        `json:"answer,omitempty"`
+	Token  string        `json:"token,omitempty"` // Fingerprint of what was granted
 }
 
 // maxRequests bounds the list of requests; the counts go on beyond it.
@@ -39,7 +41,7 @@ func newBook() book {
 	return book{counts: Counts{ByClient: map[string]int{}, ByKey: map[string]int{}, ByAnswer: map[string]int{}}}
 }
 
-func (i *IdP) arrived(q request) *Request {
+func (i *IdP) arrived(from string, q request) *Request {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	c := &i.book.counts
@@ -48,7 +50,7 @@ func (i *IdP) arrived(q request) *Request {
 	c.MostOpen = max(c.MostOpen, c.Open)
 	c.ByClient[q.id]++
 	c.ByKey[q.key()]++
-	seen := &Request{Seq: c.Total, At: time.Now(), Client: q.id, Key: q.key(), Style: q.style}
+	seen := &Request{Seq: c.Total, At: time.Now(), From: from, Client: q.id, Key: q.key(), Style: q.style}
 	if len(i.book.requests) < maxRequests {
 		i.book.requests = append(i.book.requests, seen)
 	}
@@ -63,6 +65,12 @@ func (i *IdP) note(seen *Request, answer string) {
 		i.book.counts.Granted++
 	}
 	seen.Answer = answer
+}
+
+func (i *IdP) granted(seen *Request, token string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	seen.Token = Fingerprint(token)
 }
 
 func (i *IdP) left(seen *Request) {

@@ -30,7 +30,7 @@ func NewCA() (*CA, error) {
 		SerialNumber:          big.NewInt(1),
 		Subject:               pkix.Name{CommonName: "idptest CA"},
 		NotBefore:             time.Now().Add(-24 * time.Hour),
-		NotAfter:              time.Now().Add(24 * time.Hour),
+		NotAfter:              time.Now().Add(30 * 24 * time.Hour), // a demo may be left running
 		KeyUsage:              x509.KeyUsageCertSign,
 		BasicConstraintsValid: true,
 		IsCA:                  true,
@@ -48,6 +48,28 @@ func sign(template, parent *x509.Certificate, pub ed25519.PublicKey, key ed25519
 		return nil, fmt.Errorf("sign certificate: %w", err)
 	}
 	return x509.ParseCertificate(der)
+}
+
+// LoadCA reads the authority that files hold.
+func LoadCA(certFile, keyFile string) (*CA, error) {
+	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if err != nil {
+		return nil, fmt.Errorf("load authority: %w", err)
+	}
+	key, ok := pair.PrivateKey.(ed25519.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("load authority: %s holds no ed25519 key", keyFile)
+	}
+	return &CA{cert: pair.Leaf, key: key}, nil
+}
+
+// keyPEM returns the authority's key.
+func (c *CA) keyPEM() []byte {
+	der, err := x509.MarshalPKCS8PrivateKey(c.key)
+	if err != nil {
+		panic(err) // an ed25519 key always marshals
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
 
 // PEM returns the authority's certificate.

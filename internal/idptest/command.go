@@ -29,7 +29,9 @@ type settings struct {
 	clients            []Client
 	lifetime           time.Duration
 	jwt, tls, expired  bool
-	caFile             string
+	caFile, caKeyFile  string
+	hosts              string
+	probe              string
 	discard            bool
 }
 
@@ -43,15 +45,14 @@ func Command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	if err != nil {
 		return err
 	}
+	if s.probe != "" {
+		return probe(ctx, s.probe)
+	}
 	world, err := s.world()
 	if err != nil {
 		return err
 	}
-	tlsConfig, err := s.tlsConfig()
-	if err != nil {
-		return err
-	}
-	ready, stop, err := world.listen(s, tlsConfig)
+	ready, stop, err := world.listen(s)
 	if err != nil {
 		return err
 	}
@@ -76,6 +77,9 @@ func parseSettings(args []string, stderr io.Writer) (settings, error) {
 	f.BoolVar(&s.tls, "tls", false, "serve the token endpoint over TLS with a certificate of its own authority")
 	f.BoolVar(&s.expired, "expired", false, "with -tls: a certificate that has expired")
 	f.StringVar(&s.caFile, "ca-file", "", "with -tls: where to write the authority's certificate")
+	f.StringVar(&s.caKeyFile, "ca-key-file", "", "with -ca-file: keep the authority's key here, and go on with the authority that both files hold")
+	f.StringVar(&s.hosts, "hosts", "", "with -tls: names of the certificate, with commas between them; empty: loopback")
+	f.StringVar(&s.probe, "probe", "", "only get this URL, and fail unless that succeeds: a health check for images without a shell")
 	f.BoolVar(&s.discard, "discard", false, "keep no instance (see TargetConfig.Discard)")
 	f.Func("client", "id:secret of a client; may be given several times (default demo:demo-secret)", func(v string) error {
 		id, secret, ok := strings.Cut(v, ":")
@@ -84,6 +88,15 @@ func parseSettings(args []string, stderr io.Writer) (settings, error) {
 		}
 		s.clients = append(s.clients, Client{ID: id, Secrets: []string{secret}})
 		return nil
+	})
+	f.Func("client-file", "id:file of a client whose secret stands in a file", func(v string) error {
+		id, file, ok := strings.Cut(v, ":")
+		if !ok || id == "" {
+			return errors.New("want id:file")
+		}
+		raw, err := os.ReadFile(file)
+		s.clients = append(s.clients, Client{ID: id, Secrets: []string{strings.TrimSpace(string(raw))}})
+		return err
 	})
 	if err := f.Parse(args); err != nil {
 		return s, err
@@ -111,48 +124,88 @@ func (s settings) world() (World, error) {
 	return w, nil
 }
 
-func (s settings) tlsConfig() (*tls.Config, error) {
+// certificates returns a valid and an expired configuration, or none without TLS.
+func (s settings) certificates() (valid, expired *tls.Config, err error) {
 	if !s.tls {
-		return nil, nil
+		return nil, nil, nil
 	}
-	ca, err := NewCA()
+	ca, err := s.authority()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if s.caFile != "" {
-		if err := os.WriteFile(s.caFile, ca.PEM(), 0o644); err != nil { //nolint:gosec // a public certificate
-			return nil, fmt.Errorf("write certificate: %w", err)
+	var hosts []string
+	if s.hosts != "" {
+		hosts = strings.Split(s.hosts, ",")
+	}
+	if valid, err = ca.Server(hosts...); err != nil {
+		return nil, nil, err
+	}
+	expired, err = ca.ExpiredServer(hosts...)
+	return valid, expired, err
+}
+
+// authority returns the one that the files hold, or a new one, which is written
+// to them.
+func (s settings) authority() (*CA, error) {
+	if s.caKeyFile != "" {
+		if ca, err := LoadCA(s.caFile, s.caKeyFile); err == nil || !errors.Is(err, os.ErrNotExist) {
+			return ca, err
 		}
 	}
-	if s.expired {
-		return ca.ExpiredServer()
+	ca, err := NewCA()
+	if err == nil && s.caKeyFile != "" {
+		err = os.WriteFile(s.caKeyFile, ca.keyPEM(), 0o600)
 	}
-	return ca.Server()
+	if err == nil && s.caFile != "" {
+		err = os.WriteFile(s.caFile, ca.PEM(), 0o644) //nolint:gosec // a public certificate
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make authority: %w", err)
+	}
+	return ca, nil
+}
+
+// probe gets a URL.
+func probe(ctx context.Context, url string) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	var answer json.RawMessage
+	return call(ctx, http.DefaultClient, url, "", "", &answer)
 }
 
 // listen opens the three ports; stop closes those that are open.
-func (w World) listen(s settings, tlsConfig *tls.Config) (ready Ready, stop func(), err error) {
-	var open []*Server
+func (w World) listen(s settings) (ready Ready, stop func(), err error) {
+	valid, expired, err := s.certificates()
+	if err != nil {
+		return Ready{}, nil, err
+	}
+	if w.Endpoint, err = ListenEndpoint(w.IdP, s.idp, valid, expired); err != nil {
+		return Ready{}, nil, err
+	}
+	open := []*Server{w.Endpoint.Server}
 	stop = func() {
 		for _, server := range open {
 			server.Close()
 		}
 		w.Gate.Close()
 	}
-	add := func(h http.Handler, addr string, t *tls.Config) string {
+	add := func(h http.Handler, addr string) string {
 		if err != nil {
 			return ""
 		}
 		var server *Server
-		if server, err = Listen(h, ServerOptions{Addr: addr, TLS: t}); err != nil {
+		if server, err = Listen(h, ServerOptions{Addr: addr}); err != nil {
 			return ""
 		}
 		open = append(open, server)
 		return server.URL
 	}
-	ready.Token = add(w.IdP, s.idp, tlsConfig) + "/token"
-	ready.Gate = add(w.Gate, s.gate, nil)
-	ready.Control = add(w.Control(), s.control, nil)
+	if s.expired {
+		err = w.Endpoint.Expire(true)
+	}
+	ready.Token = w.Endpoint.URL + "/token"
+	ready.Gate = add(w.Gate, s.gate)
+	ready.Control = add(w.Control(), s.control)
 	if err != nil {
 		stop()
 		return Ready{}, nil, err

@@ -18,6 +18,8 @@ type World struct {
 	IdP    *IdP
 	Gate   *Gate
 	Target *Target
+	// Endpoint is where the provider listens, if an Order may take it down.
+	Endpoint *Endpoint
 }
 
 // Report is everything that a World has counted.
@@ -38,10 +40,13 @@ type Order struct {
 	Revoke    []string            `json:"revoke,omitempty"`
 	RevokeAll bool                `json:"revoke_all,omitempty"`
 	Gate      *GateScript         `json:"gate,omitempty"`
+	Expired   *bool               `json:"expired,omitempty"` // see Endpoint.Expire
+	Down      *bool               `json:"down,omitempty"`    // the endpoint does not listen
 }
 
-// Do carries out an order.
-func (w World) Do(o Order) {
+// Do carries out an order. The error is that of an endpoint that could not come
+// up again.
+func (w World) Do(o Order) error {
 	if o.Behave {
 		w.IdP.Behave()
 	}
@@ -64,6 +69,27 @@ func (w World) Do(o Order) {
 	if o.Gate != nil && w.Gate != nil {
 		w.Gate.Script(*o.Gate)
 	}
+	return w.door(o)
+}
+
+// door opens and closes the provider's endpoint.
+func (w World) door(o Order) error {
+	if w.Endpoint == nil {
+		return nil
+	}
+	if o.Expired != nil {
+		if err := w.Endpoint.Expire(*o.Expired); err != nil {
+			return err
+		}
+	}
+	if o.Down == nil {
+		return nil
+	}
+	if *o.Down {
+		w.Endpoint.Down()
+		return nil
+	}
+	return w.Endpoint.Up()
 }
 
 // Report returns what has been counted so far.
@@ -79,12 +105,13 @@ func (w World) Report() Report {
 }
 
 // Control returns the handler of the control route: GET /report, GET /requests,
-// GET /tokens and POST /order. It belongs on a loopback port of its own.
+// GET /tokens, GET /uses and POST /order. It belongs on a loopback port of its own.
 func (w World) Control() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /report", func(rw http.ResponseWriter, _ *http.Request) { writeJSON(rw, http.StatusOK, w.Report()) })
 	mux.HandleFunc("GET /requests", func(rw http.ResponseWriter, _ *http.Request) { writeJSON(rw, http.StatusOK, w.IdP.Requests()) })
 	mux.HandleFunc("GET /tokens", func(rw http.ResponseWriter, _ *http.Request) { writeJSON(rw, http.StatusOK, w.IdP.Tokens()) })
+	mux.HandleFunc("GET /uses", func(rw http.ResponseWriter, _ *http.Request) { writeJSON(rw, http.StatusOK, w.uses()) })
 	mux.HandleFunc("POST /order", func(rw http.ResponseWriter, r *http.Request) {
 		var o Order
 		in := json.NewDecoder(http.MaxBytesReader(rw, r.Body, maxControl))
@@ -93,10 +120,20 @@ func (w World) Control() http.Handler {
 			http.Error(rw, "decode order: "+err.Error(), http.StatusBadRequest)
 			return
 		}
-		w.Do(o)
+		if err := w.Do(o); err != nil {
+			http.Error(rw, err.Error(), http.StatusInternalServerError)
+			return
+		}
 		writeJSON(rw, http.StatusOK, w.Report())
 	})
 	return mux
+}
+
+func (w World) uses() []Use {
+	if w.Gate == nil {
+		return nil
+	}
+	return w.Gate.Uses()
 }
 
 // Remote controls a World in another process.
@@ -127,6 +164,13 @@ func (r Remote) Report(ctx context.Context) (Report, error) {
 func (r Remote) Requests(ctx context.Context) ([]Request, error) {
 	var out []Request
 	err := call(ctx, r.client(), r.URL+"/requests", "", "", &out)
+	return out, err
+}
+
+// Uses returns who has come to the gate with which token.
+func (r Remote) Uses(ctx context.Context) ([]Use, error) {
+	var out []Use
+	err := call(ctx, r.client(), r.URL+"/uses", "", "", &out)
 	return out, err
 }
 

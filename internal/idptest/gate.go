@@ -66,10 +66,11 @@ type Gate struct {
 	next  http.Handler
 	idle  func() // closes idle connections to the server behind
 
-	mu     sync.Mutex
-	script GateScript
-	counts GateCounts
-	seen   map[string]bool
+	mu      sync.Mutex
+	script  GateScript
+	counts  GateCounts
+	seen    map[string]bool
+	journal journal
 }
 
 // NewGate returns a Gate that only checks tokens.
@@ -169,6 +170,7 @@ func (g *Gate) judge(r *http.Request) (status int, drain bool, delay time.Durati
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.journal.note(r, token, state)
 	return g.decide(r, token, state, hasToken), g.script.Drain, g.script.Delay
 }
 

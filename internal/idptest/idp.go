@@ -97,7 +97,7 @@ func (i *IdP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	req := readRequest(w, r)
-	seen := i.arrived(req)
+	seen := i.arrived(host(r), req)
 	defer i.left(seen)
 	w.Header().Set("Date", i.now().UTC().Format(http.TimeFormat))
 	a := i.next()

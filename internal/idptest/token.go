@@ -36,6 +36,7 @@ const maxTokens = 1 << 17
 func (i *IdP) grant(w http.ResponseWriter, seen *Request, q request, a Answer) {
 	token, left := i.issue(q.id, a)
 	i.note(seen, "granted")
+	i.granted(seen, token)
 	for name, value := range a.Header {
 		w.Header().Set(name, value)
 	}

@@ -39,7 +39,7 @@ func NewTransport(cfg TransportConfig) (*http.Transport, error) {
 		return nil, err
 	}
 	connect := orDefault(cfg.ConnectTimeout, 10*time.Second)
-	dialer := &net.Dialer{Timeout: connect, KeepAlive: 30 * time.Second}
+	dialer := &net.Dialer{Timeout: connect, KeepAliveConfig: keepAlive}
 	return &http.Transport{
 		Proxy: proxy,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -61,6 +61,12 @@ func NewTransport(cfg TransportConfig) (*http.Transport, error) {
 		MaxResponseHeaderBytes: 256 << 10,
 	}, nil
 }
+
+// keepAlive finds out within 11 s that a kept connection leads nowhere: this host
+// has another address since, or a firewall has forgotten the connection. The next
+// request would be sent into it and wait for the whole HeaderTimeout. A remote
+// that thinks about its answer answers the probes.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3}
 
 func orDefault(d, otherwise time.Duration) time.Duration {
 	if d > 0 {

@@ -1,0 +1,199 @@
+//go:build chaos
+
+package containers
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"orthanc-oauth/chaos/history"
+	"orthanc-oauth/internal/fleet"
+)
+
+// archive is the name of the OAuth server in every orthanc.json.
+const archive = "archive"
+
+// The demo's credentials, of config/.
+const (
+	demoUser, demoWord = "demo", "demo-value-only"
+	gateUser           = "gate"
+)
+
+// container is one that things are done to.
+type container struct {
+	service string
+	engine  *engine
+
+	mu      sync.Mutex
+	id, pid string
+	addr    string
+}
+
+// refresh reads what a start may have changed.
+func (c *container) refresh(ctx context.Context) error {
+	id, err := c.engine.container(ctx, c.service)
+	if err != nil {
+		return err
+	}
+	out, err := c.engine.do(ctx, "inspect", "-f", "{{.State.Pid}} {{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", id)
+	if err != nil {
+		return err
+	}
+	pid, addr, _ := strings.Cut(out, " ")
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.id, c.pid, c.addr = id, pid, addr
+	return nil
+}
+
+// at returns the container's address and the process of its first program.
+func (c *container) at() (addr, pid string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.addr, c.pid
+}
+
+func (c *container) do(ctx context.Context, verb string, args ...string) error {
+	c.mu.Lock()
+	id := c.id
+	c.mu.Unlock()
+	_, err := c.engine.do(ctx, slices.Concat([]string{verb}, args, []string{id})...)
+	return err
+}
+
+// client returns one that asks the container directly, past the load balancer.
+func (c *container) client(port string) fleet.Client {
+	addr, _ := c.at()
+	return fleet.Client{Base: "http://" + addr + ":" + port, HTTP: direct, User: demoUser, Password: demoWord}
+}
+
+// direct keeps no connection: an address may be another container's by then.
+var direct = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+
+// node is an Orthanc with the plugin.
+type node struct {
+	container
+	number int
+	world  *world
+	lives  int
+}
+
+// startPatience is how long an Orthanc may take to register the archive on a
+// busy machine.
+const startPatience = 60 * time.Second
+
+// ready waits until a node that was started lends tokens, and notes its life.
+func (n *node) ready(ctx context.Context) error {
+	if err := n.refresh(ctx); err != nil {
+		return err
+	}
+	n.lives++
+	n.world.moved(n)
+	if err := n.world.rules(ctx); err != nil { // a new namespace has none
+		return err
+	}
+	err := fleet.Eventually(ctx, startPatience, func(ctx context.Context) error {
+		o := fleet.Orthanc{Client: n.client("8042")}
+		return o.Knows(ctx, archive)
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", n.service, err)
+	}
+	n.world.time.Change(func(m *history.Moment) { m.Life[n.number] = n.lives })
+	return nil
+}
+
+// gone notes that the node lives no more, before anything is done to it.
+func (n *node) gone() { n.world.time.Change(func(m *history.Moment) { m.Life[n.number] = 0 }) }
+
+func (n *node) start(ctx context.Context) error {
+	if err := n.do(ctx, "start"); err != nil {
+		return err
+	}
+	return n.ready(ctx)
+}
+
+func (n *node) stop(ctx context.Context) error {
+	n.gone()
+	began := time.Now()
+	err := n.do(ctx, "stop", "-t", "10")
+	if took := time.Since(began); err == nil && took > 9*time.Second {
+		return fmt.Errorf("%s was told to stop and had to be killed", n.service)
+	}
+	if err != nil {
+		return err
+	}
+	return n.world.ended(ctx, n)
+}
+
+// view is what a node says of the fleet.
+type view struct {
+	Members []struct{ Name, State string }
+	Leaders []struct {
+		Server, Leader string
+		Order          []string
+	}
+	Fingerprints []string `json:"key_fingerprints"`
+}
+
+func (n *node) view(ctx context.Context) (view, error) {
+	var v struct{ Data view }
+	err := n.client("8042").Get(ctx, "/dicomweb-oauth/cluster", &v)
+	return v.Data, err
+}
+
+// sees returns an error unless the node sees all nodes alive, and the order that
+// it sees.
+func (n *node) sees(ctx context.Context, all int) (string, error) {
+	v, err := n.view(ctx)
+	if err != nil {
+		return "", err
+	}
+	alive := 0
+	for _, m := range v.Members {
+		if m.State == "alive" {
+			alive++
+		}
+	}
+	if alive != all || len(v.Leaders) != 1 {
+		return "", fmt.Errorf("%s sees %d of %d nodes", n.service, alive, all)
+	}
+	return strings.Join(v.Leaders[0].Order, " "), nil
+}
+
+// healthy returns an error unless the node holds a token that is valid.
+func (n *node) healthy(ctx context.Context) error {
+	var v struct {
+		Data struct {
+			Servers []struct {
+				Valid bool `json:"token_valid"`
+			}
+		}
+	}
+	if err := n.client("8042").Get(ctx, "/dicomweb-oauth/servers", &v); err != nil {
+		return err
+	}
+	if len(v.Data.Servers) != 1 || !v.Data.Servers[0].Valid {
+		return errors.New(n.service + " holds no valid token")
+	}
+	return nil
+}
+
+// version is what the node says of its plugin.
+func (n *node) version(ctx context.Context) (string, error) {
+	raw, err := n.client("8042").Do(ctx, http.MethodGet, "/dicomweb-oauth/status", "", nil)
+	var v struct {
+		Version string `json:"plugin_version"`
+	}
+	if err == nil {
+		err = json.Unmarshal(raw, &v)
+	}
+	return v.Version, err
+}
