@@ -160,17 +160,18 @@ func (g *Gossip) lookAround(ctx context.Context, key string, stale backend.Stamp
 
 // ask asks the first nodes of the order to lead, leads when its own turn comes,
 // and leads as the last resort, because a second token is a nuisance and no token
-// an outage. A node whose own way is broken has no last resort: it goes on asking
-// for as long as the flight lasts, or until maxAsked ways have been found broken.
+// an outage. A node whose own way is broken goes on asking for as long as the
+// flight lasts, or until maxAsked ways have been found broken, and tries its own
+// again when the pause after that is over.
 func (g *Gossip) ask(ctx context.Context, key string, stale backend.Stamp, fill backend.FillFunc) (backend.Entry, error) {
 	q := question{Gossip: g, key: key, stale: stale, fill: fill}
 	enough := g.cfg.Clock.Now() + askFor
 	for _, m := range g.order(key) {
-		if q.fill != nil && (q.asked >= maxAsked || g.cfg.Clock.Now() >= enough) {
+		if q.hasWay() && (q.asked >= maxAsked || g.cfg.Clock.Now() >= enough) {
 			if e, err := q.lastResort(ctx); !isWay(err) {
 				return e, err
 			}
-			q.lostWay()
+			q.lost = true
 		}
 		if q.brokenWays >= maxAsked {
 			break
@@ -179,7 +180,7 @@ func (g *Gossip) ask(ctx context.Context, key string, stale backend.Stamp, fill 
 			return e, err
 		}
 	}
-	if q.fill == nil {
+	if !q.hasWay() {
 		return backend.Entry{}, noWay()
 	}
 	return q.lastResort(ctx)
@@ -190,17 +191,16 @@ type question struct {
 	*Gossip
 	key   string
 	stale backend.Stamp
-	fill  backend.FillFunc // nil once this node's own way turned out broken
+	fill  backend.FillFunc
 
-	asked, brokenWays int
-	suspects          []string
+	asked      int
+	brokenWays int  // of others to the provider
+	lost       bool // this node's own way was broken
+	suspects   []string
 }
 
-// lostWay notes that this node's own way out is broken: only others can help.
-func (q *question) lostWay() {
-	q.fill = nil
-	q.brokenWays++
-}
+// hasWay reports whether this node's own way to the provider is worth trying.
+func (q *question) hasWay() bool { return !q.lost || q.store.Backoff(q.key) == nil }
 
 // put asks one node of the order, or leads where that node is this one.
 // errNextNode: go on with the next.
@@ -209,7 +209,7 @@ func (q *question) put(ctx context.Context, m cluster.Member) (backend.Entry, er
 		q.suspects = append(q.suspects, m.ID)
 		return backend.Entry{}, errNextNode
 	}
-	if m.Self && q.fill == nil {
+	if m.Self && !q.hasWay() {
 		return backend.Entry{}, errNextNode
 	}
 	e, err := q.askOne(ctx, m, q.key, q.stale, q.suspects, q.fill)
@@ -223,7 +223,7 @@ func (q *question) put(ctx context.Context, m cluster.Member) (backend.Entry, er
 		return backend.Entry{}, err
 	case refusal != nil && m.Self:
 		q.asked++
-		q.lostWay()
+		q.lost = true
 	case refusal != nil:
 		q.asked++
 		q.brokenWays++

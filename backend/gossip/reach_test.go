@@ -212,3 +212,28 @@ func TestFill_WhatArrivesByAnotherWayEndsTheWait(t *testing.T) {
 		silent.host.Resume()
 	})
 }
+
+// The way is back while the node still asks others, who are all silent.
+func TestFill_OwnWayIsTriedAgainWhenItsPauseIsOver(t *testing.T) {
+	inFleet(t, 8, func(t *testing.T, f *fleet) {
+		self := f.ordered()[0]
+		began := time.Now()
+		f.idp.set(func(p *provider) {
+			p.refuse = func(int) error {
+				if time.Since(began) < 2*time.Second {
+					return &backend.Refusal{Code: "NET-002", Way: true}
+				}
+				return nil
+			}
+		})
+		for _, n := range f.ordered()[1:] {
+			n.host.Pause()
+		}
+		if _, err := self.get(t.Context(), backend.Stamp{}); err != nil {
+			t.Error(err)
+		}
+		for _, n := range f.nodes {
+			n.host.Resume()
+		}
+	})
+}

@@ -76,7 +76,7 @@ var plants = []planted{
 		name: "a local try on every 5xx", run: "Scripts/^22",
 		edits: []edit{{
 			gossipDir + "ask.go", "case errors.As(err, &refusal) && !refusal.Way:\n\t\treturn backend.Entry{}, err",
-			"case errors.As(err, &refusal) && !refusal.Way && q.fill != nil:\n\t\treturn q.fill(ctx, q.store.Highest(q.key)+1)",
+			"case errors.As(err, &refusal) && !refusal.Way && q.asked >= 0:\n\t\treturn q.fill(ctx, q.store.Highest(q.key)+1)",
 		}},
 	},
 	{
