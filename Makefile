@@ -80,13 +80,17 @@ sim: ## Faults from seeds in virtual time, 10,000 of them; scripts; the judge ju
 
 .PHONY: sim-slice
 sim-slice: ## The scripts and a minute of seeds: what CI runs
-	go test -tags chaos ./chaos/sim -count=1 -timeout 5m -run 'Scripts|Crash'
-	go test -tags chaos ./chaos/sim -count=1 -timeout 5m -run Random -sim.time 60s -sim.first $$(date +%s)
+	go test -tags chaos ./chaos/sim -count=1 -v -timeout 8m -run 'Scripts|Crash|Random' -sim.time 60s -sim.first 1
 
 .PHONY: chaos-processes
 chaos-processes: $(BINARY) ## 500 faults on real processes in network namespaces, within 40 min (needs root)
 	ORTHANC_OAUTH_REQUIRE_REAL=1 ORTHANC_OAUTH_BINARY=$(BINARY) \
 		go test -tags chaos -v -count=1 -timeout 50m ./chaos/processes -chaos.faults 500
+
+.PHONY: chaos-processes-slice
+chaos-processes-slice: $(BINARY) ## Three minutes of the same: what CI runs
+	ORTHANC_OAUTH_REQUIRE_REAL=1 ORTHANC_OAUTH_BINARY=$(BINARY) \
+		go test -tags chaos -v -count=1 -timeout 10m ./chaos/processes -chaos.duration 2m
 
 .PHONY: chaos-hostile
 chaos-hostile: $(BINARY) ## Strangers, liars and eavesdroppers against real processes, measured
