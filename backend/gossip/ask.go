@@ -35,6 +35,7 @@ func (g *Gossip) Fill(ctx context.Context, key string, stale backend.Stamp, fill
 	if !stale.IsZero() { // a refresh may wait; a caller with nothing may not
 		g.awaitTurn(ctx, key, stale)
 	}
+	enough := g.cfg.Clock.Now() + backend.FlightBudget/2
 	for {
 		if err := g.usable(ctx); err != nil {
 			return backend.Entry{}, err
@@ -49,6 +50,13 @@ func (g *Gossip) Fill(ctx context.Context, key string, stale backend.Stamp, fill
 			// What came by another way meanwhile is as good, and has ended the flight.
 			if e, ok := g.local(key, stale); ok {
 				return e, nil
+			}
+			// A flight that ends for want of time has given little of it to
+			// those who joined it late. A refusal that was caused by one is a
+			// refusal.
+			outOfTime := errors.Is(err, context.DeadlineExceeded) && !errors.As(err, new(*backend.Refusal))
+			if outOfTime && ctx.Err() == nil && g.cfg.Clock.Now() < enough {
+				continue
 			}
 			return backend.Entry{}, err
 		}

@@ -237,3 +237,34 @@ func TestFill_OwnWayIsTriedAgainWhenItsPauseIsOver(t *testing.T) {
 		}
 	})
 }
+
+// A flight that began while nobody answered ends for want of time.
+func TestFill_WhoJoinsAFlightLateGetsAnotherOne(t *testing.T) {
+	inFleet(t, 12, func(t *testing.T, f *fleet) {
+		order := f.ordered()
+		self := order[0]
+		broken := func(n int) error {
+			if f.nodes[n] == self {
+				return &backend.Refusal{Code: "NET-002", Way: true, RetryAfter: time.Minute}
+			}
+			return nil
+		}
+		f.idp.set(func(p *provider) { p.refuse = broken })
+		for _, n := range order[1:] {
+			n.host.Pause()
+		}
+		early := make(chan error, 1)
+		go func() {
+			_, err := self.get(t.Context(), backend.Stamp{})
+			early <- err
+		}()
+		time.Sleep(backend.FlightBudget - 500*time.Millisecond)
+		for _, n := range order[1:] {
+			n.host.Resume()
+		}
+		if _, err := self.get(t.Context(), backend.Stamp{}); err != nil {
+			t.Errorf("late: %v", err)
+		}
+		<-early
+	})
+}
