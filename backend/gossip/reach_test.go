@@ -259,9 +259,12 @@ func TestFill_WhoJoinsAFlightLateGetsAnotherOne(t *testing.T) {
 			early <- err
 		}()
 		time.Sleep(backend.FlightBudget - 500*time.Millisecond)
-		for _, n := range order[1:] {
-			n.host.Resume()
-		}
+		go func() {
+			time.Sleep(time.Second)
+			for _, n := range order[1:] {
+				n.host.Resume()
+			}
+		}()
 		if _, err := self.get(t.Context(), backend.Stamp{}); err != nil {
 			t.Errorf("late: %v", err)
 		}
