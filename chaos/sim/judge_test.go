@@ -53,21 +53,15 @@ type refusal struct {
 	strict bool // nothing but the provider was at fault
 }
 
-// slot is one key on one instance.
-type slot struct {
-	in  *instance
-	key int
-}
-
 // judge holds what happens against the invariants. The world's mutex guards it.
 type judge struct {
 	w          *world
 	violations []violation
 	extras     []extra
 	byID       map[backend.ID]*grant
-	last       map[int]refusal        // by key
-	quietUntil map[int]time.Duration  // by key: a backoff may last until then
-	bound      map[slot]time.Duration // the longest jitter that is due
+	last       map[int]refusal       // by key
+	quietUntil map[int]time.Duration // by key: a backoff may last until then
+	bound      map[int]time.Duration // by key: the longest jitter that is due; backoffs are shared
 	lastRevoke map[int]time.Duration
 	lastMove   time.Duration // when last somebody's reach changed
 	deaf       time.Duration // when last nobody could reach the provider
@@ -82,7 +76,7 @@ type judge struct {
 func newJudge(w *world) judge {
 	return judge{
 		w: w, byID: make(map[backend.ID]*grant), last: make(map[int]refusal), quietUntil: make(map[int]time.Duration),
-		bound: make(map[slot]time.Duration), lastRevoke: make(map[int]time.Duration), forbade: -time.Hour,
+		bound: make(map[int]time.Duration), lastRevoke: make(map[int]time.Duration), forbade: -time.Hour,
 	}
 }
 
@@ -190,7 +184,7 @@ func (w *world) filled(in *instance, k int, a *attempt, e backend.Entry, err err
 		w.judge.refusedBy(in, k, err)
 		return
 	}
-	w.judge.bound[slot{in, k}] = 0
+	w.judge.bound[k] = 0
 	if g := a.grant; g != nil && !in.dead {
 		g.id, g.gen = e.ID, max(g.gen, e.Gen)
 		w.judge.byID[e.ID] = g
@@ -207,10 +201,10 @@ func (j *judge) refusedBy(in *instance, k int, err error) {
 	now := j.w.now()
 	pause := r.RetryAfter
 	if pause <= 0 {
-		at := slot{in, k}
-		j.bound[at] = min(3*max(j.bound[at], backend.MinBackoff), backend.MaxBackoff)
-		pause = j.bound[at]
+		j.bound[k] = min(3*max(j.bound[k], backend.MinBackoff), backend.MaxBackoff)
+		pause = j.bound[k]
 	}
+	j.bound[k] = max(j.bound[k], min(pause, backend.MaxBackoff)) // the next jitter starts from it
 	if r.Way && (j.deaf == 0 || j.deaf+backend.FlightBudget < now) {
 		return // others have ways of their own
 	}
@@ -371,7 +365,7 @@ func (w *world) got(g *get, status int, err error) error {
 	case err != nil:
 		j.failed++
 		j.failedGet(g, healthy, err)
-	case took > mostGet && healthy:
+	case now-max(g.began, j.lastMove, w.idp.wayBack[g.in.node.i]) > mostGet && healthy:
 		j.violated(available, "%v waited %v for key %d", g.in, took, g.key)
 	}
 	return err
@@ -431,7 +425,8 @@ func (j *judge) knows(in, h *instance) bool {
 	if in == h {
 		return true
 	}
-	since := j.w.now() - acquainted
+	// A join takes three round trips.
+	since := j.w.now() - acquainted - 3*(j.w.delay(in, h)+j.w.delay(h, in))
 	return in.began < since && h.began < since && j.lastMove < since && j.sees(in, h)
 }
 

@@ -113,6 +113,11 @@ func (w *world) joined(i, j int) bool {
 	return !w.links.now[[2]int{i, j}].cut && !w.links.now[[2]int{j, i}].cut
 }
 
+// delay is what a packet takes from one instance to another.
+func (w *world) delay(from, to *instance) time.Duration {
+	return w.links.now[[2]int{from.node.i, to.node.i}].delay
+}
+
 // label names a component by its first node.
 func label(component map[int]bool) int {
 	first := -1
