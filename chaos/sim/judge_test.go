@@ -425,8 +425,8 @@ func (j *judge) knows(in, h *instance) bool {
 	if in == h {
 		return true
 	}
-	// A join takes three round trips.
-	since := j.w.now() - acquainted - 3*(j.w.delay(in, h)+j.w.delay(h, in))
+	// A join takes three round trips to whoever tells of the others.
+	since := j.w.now() - acquainted - 3*j.w.longestTrip(in)
 	return in.began < since && h.began < since && j.lastMove < since && j.sees(in, h)
 }
 

@@ -113,9 +113,14 @@ func (w *world) joined(i, j int) bool {
 	return !w.links.now[[2]int{i, j}].cut && !w.links.now[[2]int{j, i}].cut
 }
 
-// delay is what a packet takes from one instance to another.
-func (w *world) delay(from, to *instance) time.Duration {
-	return w.links.now[[2]int{from.node.i, to.node.i}].delay
+// longestTrip is the longest round trip between an instance and any node. The
+// caller holds the world's mutex.
+func (w *world) longestTrip(in *instance) (longest time.Duration) {
+	for i := range w.nodes {
+		there, back := w.links.now[[2]int{in.node.i, i}], w.links.now[[2]int{i, in.node.i}]
+		longest = max(longest, there.delay+back.delay)
+	}
+	return longest
 }
 
 // label names a component by its first node.
