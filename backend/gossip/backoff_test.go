@@ -53,3 +53,30 @@ func TestFill_BackoffIsNoFloodOfQuestionsToPeers(t *testing.T) {
 		}
 	})
 }
+
+func TestDigest_AnOldOneDoesNotProlongABackoff(t *testing.T) {
+	inFleet(t, 3, func(t *testing.T, f *fleet) {
+		const pause = 7 * time.Second
+		refused := f.nodes[0]
+		quiet(refused, pause)
+		old := refused.gossip.State()
+		refused.gossip.announce(testKey)
+		time.Sleep(time.Second)
+		for _, n := range f.nodes[1:] {
+			if b := n.gossip.store.Backoff(testKey); b == nil || b.RetryAfter > pause-time.Second {
+				t.Errorf("a node has heard of %v, want the rest of what the provider asks for", b)
+			}
+		}
+		// A queue or the socket of a machine that stood still held it back.
+		time.Sleep(pause - 2*time.Second)
+		for _, n := range f.nodes[1:] {
+			n.gossip.Gossip(old)
+		}
+		time.Sleep(time.Second)
+		for _, n := range f.nodes {
+			if b := n.gossip.store.Backoff(testKey); b != nil {
+				t.Errorf("a node still waits %v after the pause that the provider asked for", b.RetryAfter)
+			}
+		}
+	})
+}

@@ -223,11 +223,6 @@ func (g *Gossip) Gossip(msg []byte) {
 	}
 }
 
-// digestAge is how old a digest may be when it arrives: it waits in a queue and is
-// sent several times. A backoff that every hop made longer would go round a fleet
-// and outlive what the provider asked for.
-const digestAge = 2 * time.Second
-
 // heed takes one record in. What is news is passed on: memberlist sends a
 // broadcast a few times and to nodes at random, so an originator alone reaches
 // most of a fleet and not all of it.
@@ -239,18 +234,30 @@ func (g *Gossip) heed(from, key string, r record) {
 			g.broadcastRevocation(key, r.stamp.ID, r.left)
 		}
 	case recBackoff:
-		news := g.store.Backoff(key) == nil
-		r.left -= digestAge
-		if r.left <= 0 {
-			return
-		}
-		g.store.AdoptRefusal(key, &backend.Refusal{Code: r.code, RetryAfter: r.left})
-		if news {
-			g.announce(key)
-		}
+		g.heedBackoff(from, key, r)
 	case recEntry:
 		g.heedEntry(from, key, r)
 	}
+}
+
+// digestAge is how old a digest usually is at most when it arrives: it waits in a
+// queue and is sent several times.
+const digestAge = 2 * time.Second
+
+// heedBackoff asks the sender how long its backoff lasts, where this node knows of
+// none that long. The record itself does not bind: a digest waits in its sender's
+// queue for as long as there is nobody to send it to, and in the socket of a
+// machine that stands still, so the pause it names may be over.
+func (g *Gossip) heedBackoff(from, key string, r record) {
+	known := g.store.Backoff(key)
+	if r.left <= 0 || known != nil && r.left <= known.RetryAfter+digestAge {
+		return
+	}
+	g.pull(from, key, func() {
+		if known == nil && g.store.Backoff(key) != nil {
+			g.announce(key)
+		}
+	})
 }
 
 func (g *Gossip) heedEntry(from, key string, r record) {
@@ -261,13 +268,20 @@ func (g *Gossip) heedEntry(from, key string, r record) {
 		return
 	}
 	g.heard.note(key, from, r.stamp, r.left)
+	g.pull(from, key, func() {})
+}
+
+// pull asks a digest's sender for what it holds now, and calls then. One pull of
+// a key at a time is enough: the next digest tells of the rest again.
+func (g *Gossip) pull(from, key string, then func()) {
 	if g.suspect.has(from) || !g.heard.pulling(key) {
 		return
 	}
 	g.spawn("pull", func(ctx context.Context) {
 		defer g.heard.pulled(key)
 		if m, ok := g.awaitMember(ctx, from); ok {
-			_, _ = g.peek(ctx, m, key, lookOnly) // the next digest tells of it again
+			_, _ = g.peek(ctx, m, key, lookOnly)
+			then()
 		}
 	})
 }
