@@ -100,10 +100,17 @@ chaos-hostile: $(BINARY) ## Strangers, liars and eavesdroppers against real proc
 chaos-base: ## The image debian:bookworm-slim, by debootstrap where no registry gives it
 	scripts/with-docker scripts/chaos-base
 
-# A run of one backend after the other: each takes about seven minutes.
+# What a rolling upgrade comes from: the last version that others have had.
+BEFORE ?= b2184be
+.PHONY: before
+before: ## The version before this one, into build/before
+	@scripts/before $(BEFORE)
+
+# A run of one backend after the other: each takes about eight minutes.
 CHAOS_FAULTS ?= 64
 .PHONY: chaos
-chaos: deps build ## Real Orthancs in containers, all three backends, CHAOS_FAULTS each; writes docs/chaos.md (needs root)
+chaos: export ORTHANC_OAUTH_REQUIRE_BEFORE = 1
+chaos: deps build before ## Real Orthancs in containers, all three backends, CHAOS_FAULTS each; writes docs/chaos.md (needs root)
 	scripts/with-docker $(MAKE) --no-print-directory --keep-going chaos-base chaos-gossip chaos-redis chaos-memory
 
 .PHONY: chaos-gossip chaos-redis chaos-memory
@@ -112,7 +119,7 @@ chaos-gossip chaos-redis chaos-memory: chaos-%: ## One backend of make chaos, wi
 		-chaos.backend $* -chaos.faults $(CHAOS_FAULTS) -chaos.quiet 60s -chaos.docs $(CURDIR)/docs
 
 .PHONY: chaos-slice
-chaos-slice: deps build ## Four minutes of gossip in containers, with an engine that is started if need be
+chaos-slice: deps build before ## Four minutes of gossip in containers, with an engine that is started if need be
 	scripts/with-docker $(MAKE) --no-print-directory chaos-base chaos-slice-run
 
 .PHONY: chaos-slice-run

@@ -8,6 +8,8 @@ cd /run/oauth
 [ -e stranger.key ] || orthanc-oauth keygen --output stranger.key
 [ -e admin.token ] || orthanc-oauth keygen --output admin.token
 [ -e client.secret ] || orthanc-oauth keygen --output client.secret
+# A file for each node, so that a new secret can go from node to node.
+for node in orthanc-1 orthanc-2 orthanc-3; do [ -e $node.secret ] || cp client.secret $node.secret; done
 [ -e redis.password ] || orthanc-oauth keygen --output redis.password
 [ -e user.password ] || orthanc-oauth keygen --output user.password
 [ -e users ] || orthanc-oauth hash-password orthanc < user.password > users

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"orthanc-oauth/chaos/history"
+	"orthanc-oauth/chaos/storm"
 	"orthanc-oauth/internal/fleet"
 )
 
@@ -28,8 +29,9 @@ func TestContainers_KeepTheirPromisesUnderFaults(t *testing.T) {
 		seed = rand.Uint64N(1 << 32)
 	}
 	t.Logf("backend %s; replay these faults with -chaos.seed %d", *backendFlag, seed)
-	r := &runner{t: t, w: w, seed: seed, began: time.Now(), storm: &storm{w: w}}
-	r.deck = newDeck(rand.New(rand.NewPCG(seed, 0)), *backendFlag)
+	r := &runner{t: t, w: w, seed: seed, began: time.Now(), breaker: &breaker{Storm: storm.New(w.time), w: w}}
+	r.rng = rand.New(rand.NewPCG(seed, 0))
+	r.deck = newDeck(r.rng, *backendFlag)
 	t.Cleanup(func() {
 		if err := w.engine.down(ctx); err != nil {
 			t.Error(err)
@@ -39,7 +41,7 @@ func TestContainers_KeepTheirPromisesUnderFaults(t *testing.T) {
 	t.Cleanup(r.load.stop)
 	r.quiet(ctx)
 	for r.goesOn() {
-		r.storm.rage(ctx, r.deck.schedule(r.next()))
+		r.breaker.Rage(ctx, r.breaker.steps(schedule(r.rng, r.deck, r.next())))
 		r.calm(ctx)
 	}
 	r.load.stop()
@@ -48,14 +50,15 @@ func TestContainers_KeepTheirPromisesUnderFaults(t *testing.T) {
 
 // runner is one run.
 type runner struct {
-	t     *testing.T
-	w     *world
-	seed  uint64
-	began time.Time
-	storm *storm
-	load  *load
-	deck  *deck
-	waits []time.Duration // until the fleet was one again, after each storm
+	t       *testing.T
+	w       *world
+	seed    uint64
+	began   time.Time
+	breaker *breaker
+	load    *load
+	rng     *rand.Rand
+	deck    *storm.Deck[kind]
+	waits   []time.Duration // until the fleet was one again, after each storm
 
 	quietFrom, quietTo time.Duration
 }
@@ -105,7 +108,7 @@ func (r *runner) quiet(ctx context.Context) {
 	r.t.Helper()
 	r.must(fleet.Eventually(ctx, startPatience, r.w.converged))
 	r.quietFrom = r.w.time.Now()
-	pause(ctx, *quietFlag)
+	storm.Pause(ctx, *quietFlag)
 	r.quietTo = r.w.time.Now()
 	r.must(fleet.Eventually(ctx, bookPatience, r.w.counted))
 }
@@ -116,10 +119,10 @@ const bookPatience = 10 * time.Second
 // goesOn reports whether there shall be another storm.
 func (r *runner) goesOn() bool {
 	switch {
-	case len(r.storm.errs) > 0:
+	case r.breaker.Err() != nil:
 		return false
 	case *faultsFlag > 0:
-		return len(r.storm.faults) < *faultsFlag
+		return len(r.breaker.Faults()) < *faultsFlag
 	}
 	return r.w.time.Now()-r.quietTo < *durationFlag
 }
@@ -129,7 +132,7 @@ func (r *runner) next() int {
 	if *faultsFlag == 0 {
 		return stormFaults
 	}
-	return min(stormFaults, *faultsFlag-len(r.storm.faults)+2)
+	return min(stormFaults, *faultsFlag-len(r.breaker.Faults())+2)
 }
 
 // settle is how long nothing is done after the faults' tails, to see that nothing
@@ -139,13 +142,13 @@ const settle = 5 * time.Second
 // calm waits until the fleet is one, and then until the faults are forgotten.
 func (r *runner) calm(ctx context.Context) {
 	r.t.Helper()
-	began := r.storm.last()
+	began := r.breaker.Last()
 	err := fleet.Eventually(ctx, 2*history.ConvergeBound, r.w.converged)
 	took := r.w.time.Now() - began
 	if err != nil || took > history.ConvergeBound {
 		r.t.Errorf("%v after the last fault of a storm (at %v) the fleet is not one: %v", took.Round(time.Millisecond), began.Round(time.Millisecond), err)
 	}
 	r.waits = append(r.waits, took)
-	r.t.Logf("%v: %d faults so far, one fleet again after %v", r.w.time.Now().Round(time.Second), len(r.storm.faults), took.Round(time.Millisecond))
-	pause(ctx, max(history.FaultTail-took, 0)+settle)
+	r.t.Logf("%v: %d faults so far, one fleet again after %v", r.w.time.Now().Round(time.Second), len(r.breaker.Faults()), took.Round(time.Millisecond))
+	storm.Pause(ctx, max(history.FaultTail-took, 0)+settle)
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -53,6 +54,13 @@ func newEngine(ctx context.Context, project string, env []string) (*engine, erro
 		}
 	}
 	return nil, errors.New("no docker-compose: install Debian's docker-compose, or the compose plugin")
+}
+
+// with returns the engine with more in its environment.
+func (e *engine) with(env ...string) *engine {
+	more := *e
+	more.env = append(slices.Clip(e.env), env...)
+	return &more
 }
 
 // composed runs a compose command on the project.
@@ -111,10 +119,12 @@ func (e *engine) filter(ctx context.Context, pid string, rules []string) error {
 	return nil
 }
 
+// run runs a command, behind the fleet in the queue for a processor: compose
+// takes a second of one.
 func run(ctx context.Context, env []string, name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandPatience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, name, args...)
+	cmd := exec.CommandContext(ctx, "nice", append([]string{"-n", "10", name}, args...)...)
 	cmd.Env = env
 	var stderr strings.Builder
 	cmd.Stderr = &stderr

@@ -9,25 +9,29 @@ import (
 	"testing"
 
 	"orthanc-oauth/chaos/report"
+	"orthanc-oauth/chaos/storm"
 )
 
-func TestDeck_HasEveryKindOfItsBackendOnceAndIsReplayedByItsSeed(t *testing.T) {
+func TestDeck_HasEveryKindOfItsBackendAndIsReplayedByItsSeed(t *testing.T) {
 	for _, backend := range report.Backends {
-		draw := func(seed uint64) (names []string) {
-			d := newDeck(rand.New(rand.NewPCG(seed, 0)), backend)
-			for _, p := range d.schedule(64) {
-				names = append(names, p.String())
-			}
-			return names
+		draw := func(seed uint64, n int) []plan {
+			rng := rand.New(rand.NewPCG(seed, 0))
+			return schedule(rng, newDeck(rng, backend), n)
 		}
-		if !slices.Equal(draw(1), draw(1)) {
+		said := func(plans []plan) (out []string) {
+			for _, p := range plans {
+				out = append(out, p.String())
+			}
+			return out
+		}
+		if !slices.Equal(said(draw(1, 64)), said(draw(1, 64))) {
 			t.Errorf("%s: a seed draws two schedules", backend)
 		}
-		if slices.Equal(draw(1), draw(2)) {
+		if slices.Equal(said(draw(1, 64)), said(draw(2, 64))) {
 			t.Errorf("%s: two seeds draw one schedule", backend)
 		}
 		seen := map[string]bool{}
-		for _, p := range newDeck(rand.New(rand.NewPCG(1, 0)), backend).schedule(len(kinds())) {
+		for _, p := range draw(1, len(kinds())) {
 			seen[p.kind.name] = true
 		}
 		for _, k := range kinds() {
@@ -39,11 +43,11 @@ func TestDeck_HasEveryKindOfItsBackendOnceAndIsReplayedByItsSeed(t *testing.T) {
 }
 
 func TestRules_ApplyToWhoIsBlockedAndNobodyElse(t *testing.T) {
-	w := &world{losses: map[int]int{1: 30, 2: away}, ending: map[[2]int]int{}, redis: []*container{{addr: "10.0.0.9"}}}
+	w := &world{redis: []*container{{addr: "10.0.0.9"}}}
 	for i := range orthancs {
 		w.nodes = append(w.nodes, &node{number: i, container: container{addr: fmt.Sprintf("10.0.0.%d", i)}})
 	}
-	blocked := map[[2]int]int{{0, 1}: 1, {1, 2}: 0, {0, store}: 1}
+	wanted := storm.Wanted{Blocked: map[[2]int]bool{{0, 1}: true, {0, store}: true}, Lost: map[int]int{1: 30, 2: away}}
 	for i, want := range [][]string{
 		{"-A INPUT -s 10.0.0.9 -j DROP"},
 		{
@@ -52,7 +56,7 @@ func TestRules_ApplyToWhoIsBlockedAndNobodyElse(t *testing.T) {
 		},
 		{"-A INPUT ! -i lo -j DROP", "-A OUTPUT ! -o lo -j DROP"},
 	} {
-		if got := w.rulesOf(w.nodes[i], blocked); !slices.Equal(got, want) {
+		if got := w.rulesOf(w.nodes[i], wanted); !slices.Equal(got, want) {
 			t.Errorf("node %d: %q, want %q", i+1, got, want)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"orthanc-oauth/chaos/storm"
 	"orthanc-oauth/internal/idptest"
 )
 
@@ -40,7 +41,7 @@ type kind struct {
 	least    time.Duration
 	most     time.Duration
 	backends []string // none: all
-	inject   func(s *storm, ctx context.Context, p plan) error
+	inject   func(s *breaker, ctx context.Context, p plan) error
 }
 
 // kinds is what can happen. The weights make ordinary faults ordinary; in a full
@@ -49,84 +50,56 @@ func kinds() []kind {
 	const s = time.Second
 	gossip, redis := []string{"gossip"}, []string{"redis"}
 	return []kind{
-		{"kill", "1-3", 4, s / 2, 5 * s, nil, (*storm).kill},
-		{"pause", "4, 5", 4, s, 12 * s, nil, (*storm).freeze},
-		{"restart", "7", 3, 0, 2 * s, nil, (*storm).restart},
-		{"rolling upgrade of all", "8, 19", 1, 0, 0, nil, (*storm).upgrade},
-		{"restart of the whole fleet", "9", 1, 0, 0, nil, (*storm).restartAll},
-		{"network disconnected", "49, 50", 3, 2 * s, 10 * s, nil, (*storm).disconnect},
-		{"partition", "10, 11", 3, 3 * s, 15 * s, nil, (*storm).partition},
-		{"one-way drop", "12", 2, 2 * s, 12 * s, nil, (*storm).oneWay},
-		{"link flapping 2 s / 2 s", "13", 1, 8 * s, 12 * s, nil, (*storm).flap},
-		{"packet loss 1-30%", "14", 2, 3 * s, 12 * s, nil, (*storm).loss},
-		{"provider refuses connections", "22", 2, 2 * s, 6 * s, nil, (*storm).down},
-		{"provider out of reach", "22", 1, 2 * s, 6 * s, nil, (*storm).silence},
+		{"kill", "1-3", 4, s / 2, 5 * s, nil, (*breaker).kill},
+		{"pause", "4, 5", 4, s, 12 * s, nil, (*breaker).freeze},
+		{"restart", "7", 3, 0, 2 * s, nil, (*breaker).restart},
+		{"rolled back and upgraded", "8, 19", 1, 0, 0, nil, (*breaker).upgrade},
+		{"restart of the whole fleet", "9", 1, 0, 0, nil, (*breaker).restartAll},
+		{"network disconnected", "49, 50", 3, 2 * s, 10 * s, nil, (*breaker).disconnect},
+		{"partition", "10, 11", 3, 3 * s, 15 * s, nil, (*breaker).partition},
+		{"one-way drop", "12", 2, 2 * s, 12 * s, nil, (*breaker).oneWay},
+		{"link flapping 2 s / 2 s", "13", 1, 8 * s, 12 * s, nil, (*breaker).flap},
+		{"packet loss 1-30%", "14", 2, 3 * s, 12 * s, nil, (*breaker).loss},
+		{"provider refuses connections", "22", 2, 2 * s, 6 * s, nil, (*breaker).down},
+		{"provider out of reach", "22", 1, 2 * s, 6 * s, nil, (*breaker).silence},
 		{"provider slow", "23", 2, 3 * s, 8 * s, nil, answers(idptest.Answer{Delay: 3 * s})},
 		{"provider throttles", "24", 2, 2 * s, 5 * s, nil, answers(idptest.Answer{Kind: idptest.Throttle, RetryAfter: "3"})},
 		{"provider 503", "25", 1, 2 * s, 5 * s, nil, answers(idptest.Answer{Kind: idptest.Refuse, Status: 503, Error: "temporarily_unavailable"})},
 		{"provider resets", "25", 1, 2 * s, 5 * s, nil, answers(idptest.Answer{Kind: idptest.Reset})},
-		{"certificate expired", "25", 2, 2 * s, 6 * s, nil, (*storm).expire},
+		{"certificate expired", "25", 2, 2 * s, 6 * s, nil, (*breaker).expire},
 		{"provider answers HTML", "26", 1, 2 * s, 5 * s, nil, answers(idptest.Answer{Kind: idptest.HTML})},
-		{"token revoked", "33", 3, 0, 0, nil, (*storm).revoke},
-		{"gossip key rotated", "18", 1, 0, 0, gossip, (*storm).rotate},
-		{"a stranger's container", "17, 54", 1, 4 * s, 8 * s, gossip, (*storm).stranger},
-		{"Redis killed", "37", 3, s, 8 * s, redis, (*storm).killRedis},
-		{"Redis paused", "38", 3, s, 8 * s, redis, (*storm).pauseRedis},
-		{"Redis failed over", "39", 2, 0, 0, redis, (*storm).failover},
-		{"all of Redis killed", "37", 1, 3 * s, 8 * s, redis, (*storm).killAllRedis},
-		{"Redis out of one node's reach", "37", 2, 2 * s, 10 * s, redis, (*storm).withoutRedis},
+		{"token revoked", "33", 3, 0, 0, nil, (*breaker).revoke},
+		{"client secret rotated", "36", 1, 0, 0, nil, (*breaker).rotateClient},
+		{"gossip key rotated", "18", 1, 0, 0, gossip, (*breaker).rotate},
+		{"a stranger's container", "17, 54", 1, 4 * s, 8 * s, gossip, (*breaker).stranger},
+		{"Redis killed", "37", 3, s, 8 * s, redis, (*breaker).killRedis},
+		{"Redis paused", "38", 3, s, 8 * s, redis, (*breaker).pauseRedis},
+		{"Redis failed over", "39", 2, 0, 0, redis, (*breaker).failover},
+		{"all of Redis killed", "37", 1, 3 * s, 8 * s, redis, (*breaker).killAllRedis},
+		{"Redis takes no writes", "40", 1, 3 * s, 8 * s, redis, settings("min-replicas-to-write", "9", "0")},
+		{"Redis out of memory", "41", 1, 3 * s, 8 * s, redis, settings("maxmemory", "1", "0")},
+		{"Redis evicts", "42", 1, 0, 0, redis, (*breaker).evict},
+		{"Redis wants another password", "43", 1, 3 * s, 8 * s, redis, (*breaker).shutOut},
+		{"Redis denies commands", "43", 1, 3 * s, 8 * s, redis, (*breaker).deny},
+		{"Redis shows another database", "43", 1, 3 * s, 8 * s, redis, (*breaker).swap},
+		{"Redis out of one node's reach", "37", 2, 2 * s, 10 * s, redis, (*breaker).withoutRedis},
 	}
 }
 
-// deck is what a run of a backend draws from.
-type deck struct {
-	rng   *rand.Rand
-	kinds []kind
-	first []kind // each kind once, before chance decides
-}
-
-func newDeck(rng *rand.Rand, backend string) *deck {
-	d := &deck{rng: rng}
-	for _, k := range kinds() {
-		if len(k.backends) == 0 || slices.Contains(k.backends, backend) {
-			d.kinds = append(d.kinds, k)
-			d.first = append(d.first, k)
-		}
-	}
-	rng.Shuffle(len(d.first), func(i, j int) { d.first[i], d.first[j] = d.first[j], d.first[i] })
-	return d
-}
-
-func (d *deck) draw() kind {
-	if len(d.first) > 0 {
-		k := d.first[0]
-		d.first = d.first[1:]
-		return k
-	}
-	all := 0
-	for _, k := range d.kinds {
-		all += k.weight
-	}
-	n := d.rng.IntN(all)
-	for _, k := range d.kinds {
-		if n -= k.weight; n < 0 {
-			return k
-		}
-	}
-	return d.kinds[0] // never: n is below the sum of the weights
+// newDeck returns the kinds of faults that a backend can meet.
+func newDeck(rng *rand.Rand, backend string) *storm.Deck[kind] {
+	all := slices.DeleteFunc(kinds(), func(k kind) bool { return len(k.backends) > 0 && !slices.Contains(k.backends, backend) })
+	return storm.NewDeck(rng, all, func(k kind) int { return k.weight })
 }
 
 // schedule draws the faults of one storm.
-func (d *deck) schedule(n int) []plan {
+func schedule(rng *rand.Rand, d *storm.Deck[kind], n int) []plan {
 	plans := make([]plan, n)
 	for i := range plans {
-		k := d.draw()
+		k := d.Deal()
 		plans[i] = plan{
-			kind: k, after: time.Duration(d.rng.Int64N(int64(stormLength))), duration: k.least,
-			node: d.rng.IntN(orthancs), leader: d.rng.IntN(2) == 0, alone: d.rng.IntN(orthancs), percent: 1 + d.rng.IntN(30),
-		}
-		if k.most > k.least {
-			plans[i].duration += time.Duration(d.rng.Int64N(int64(k.most - k.least)))
+			kind: k, after: storm.Between(rng, 0, stormLength), duration: storm.Between(rng, k.least, k.most),
+			node: rng.IntN(orthancs), leader: rng.IntN(2) == 0, alone: rng.IntN(orthancs), percent: 1 + rng.IntN(30),
 		}
 	}
 	return plans

@@ -9,25 +9,40 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"orthanc-oauth/chaos/history"
+	"orthanc-oauth/chaos/storm"
 	"orthanc-oauth/internal/fleet"
+	"orthanc-oauth/internal/idptest"
 )
 
 // op is one request of a client through the load balancer, or of a token only
 // directly from a node.
 type op struct {
 	history.Op
-	kind  string
-	tried int // nodes that the balancer tried before one answered, that one included
+	kind     string
+	server   string        // that it went to: archive or control
+	mark     string        // that it carries to the archive
+	answered time.Duration // when the archive had answered its last request; 0: not known
+	tried    int           // nodes that the balancer tried before one answered, that one included
 }
 
-// transfer reports whether studies were moved or searched for. All requests,
-// those for a token too, travel over their node's network, and need it.
-func (o op) transfer() bool { return o.kind != token }
+// transfer reports whether studies were moved or searched for with a token.
+func (o op) transfer() bool { return o.kind != token && o.server == archive }
+
+// wait is how long the client waited for the archive's answer. Orthanc tells of
+// the end of a job up to half a second later, with OAuth or without.
+func (o op) wait() time.Duration {
+	if o.answered > 0 {
+		return o.answered - o.Begun
+	}
+	return o.Took()
+}
 
 // The kinds of requests.
 const (
@@ -45,6 +60,7 @@ type load struct {
 	w          *world
 	sent, kept []fleet.Study
 	ids        map[string]string // Orthanc's ids, by study UID
+	marks      atomic.Int64      // given out
 	http       *http.Client
 	end        context.CancelFunc
 	wait       sync.WaitGroup
@@ -53,13 +69,16 @@ type load struct {
 	ops []op
 }
 
-// newLoad starts two clients for each kind of transfer, and one for each node
-// that only wants a token.
+// newLoad starts the clients of each kind of transfer, and one for each node that
+// only wants a token. After each transfer a client makes the same one past the
+// gate, which needs no token: what both suffer is not ours.
 func newLoad(ctx context.Context, w *world, sent, kept []fleet.Study, ids map[string]string) *load {
 	ctx, end := context.WithCancel(ctx)
 	l := &load{w: w, sent: sent, kept: kept, ids: ids, end: end, http: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
 	for _, kind := range []string{stow, qido, qido, retrieve} {
-		l.wait.Go(func() { l.run(ctx, func(i int) op { return l.transfer(ctx, kind, i) }) })
+		l.wait.Go(func() {
+			l.run(ctx, func(i int) op { return l.transfer(ctx, kind, i/2, []string{archive, control}[i%2]) })
+		})
 	}
 	for _, n := range w.nodes {
 		l.wait.Go(func() { l.run(ctx, func(int) op { return l.token(ctx, n) }) })
@@ -80,7 +99,7 @@ func (l *load) run(ctx context.Context, once func(i int) op) {
 			l.ops = append(l.ops, o)
 			l.mu.Unlock()
 		}
-		pause(ctx, history.Pace)
+		storm.Pause(ctx, history.Pace)
 	}
 }
 
@@ -91,7 +110,7 @@ func (l *load) token(ctx context.Context, n *node) (o op) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	o = op{kind: token, tried: 1, Op: history.Op{Node: n.number, Key: archive, Data: true, Begun: l.w.time.Now()}}
+	o = op{kind: token, server: archive, tried: 1, Op: history.Op{Node: n.number, Key: archive, Data: true, Begun: l.w.time.Now()}}
 	err := n.client("8042").Post(ctx, "/dicomweb-oauth/servers/"+archive+"/test", struct{}{}, nil)
 	o.Over = l.w.time.Now()
 	if err != nil {
@@ -101,17 +120,21 @@ func (l *load) token(ctx context.Context, n *node) (o op) {
 }
 
 // transfer makes one transfer through the load balancer.
-func (l *load) transfer(ctx context.Context, kind string, i int) op {
+func (l *load) transfer(ctx context.Context, kind string, i int, server string) op {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	o := op{kind: kind, Op: history.Op{Node: -1, Key: archive, Data: true, Begun: l.w.time.Now()}}
+	o := op{
+		kind: kind, server: server, mark: strconv.FormatInt(l.marks.Add(1), 10),
+		Op: history.Op{Node: -1, Key: archive, Data: true, Begun: l.w.time.Now()},
+	}
 	sent, kept := l.sent[i%len(l.sent)], l.kept[i%len(l.kept)]
-	body := map[string]any{
-		stow:     map[string]any{"Resources": []string{l.ids[sent.UID]}, "Synchronous": false},
-		qido:     map[string]any{"Uri": "/studies", "Arguments": map[string]string{"StudyInstanceUID": kept.UID}},
-		retrieve: map[string]any{"Resources": []any{map[string]string{"Study": kept.UID}}, "Synchronous": false},
+	body := map[string]map[string]any{
+		stow:     {"Resources": []string{l.ids[sent.UID]}, "Synchronous": false},
+		qido:     {"Uri": "/studies", "Arguments": map[string]string{"StudyInstanceUID": kept.UID}},
+		retrieve: {"Resources": []any{map[string]string{"Study": kept.UID}}, "Synchronous": false},
 	}[kind]
-	raw, tried, err := l.post(ctx, "/dicom-web/servers/"+archive+"/"+kind, body)
+	body["HttpHeaders"] = map[string]string{idptest.MarkHeader: o.mark}
+	raw, tried, err := l.post(ctx, "/dicom-web/servers/"+server+"/"+kind, body)
 	if o.tried = len(tried); o.tried > 0 { // the last one answered
 		o.Node = l.w.nodeAt(tried[o.tried-1], l.w.time.Now())
 	}
@@ -189,13 +212,4 @@ func (l *load) job(ctx context.Context, node int, raw []byte) error {
 		return errors.New("job is in state " + job.State)
 	})
 	return err
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }

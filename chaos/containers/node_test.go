@@ -17,12 +17,17 @@ import (
 	"orthanc-oauth/internal/fleet"
 )
 
-// archive is the name of the OAuth server in every orthanc.json.
-const archive = "archive"
+// Servers of every orthanc.json: the archive behind the gate, and the same past
+// it, without OAuth.
+const (
+	archive = "archive"
+	control = "control"
+)
 
 // The demo's credentials, of config/.
 const (
 	demoUser, demoWord = "demo", "demo-value-only"
+	clientID           = "radiology"
 	gateUser           = "gate"
 )
 
@@ -96,7 +101,7 @@ func (n *node) ready(ctx context.Context) error {
 	}
 	n.lives++
 	n.world.moved(n)
-	if err := n.world.rules(ctx); err != nil { // a new namespace has none
+	if err := n.world.links.Apply(ctx); err != nil { // a new namespace has none
 		return err
 	}
 	err := fleet.Eventually(ctx, startPatience, func(ctx context.Context) error {
@@ -109,6 +114,9 @@ func (n *node) ready(ctx context.Context) error {
 	n.world.time.Change(func(m *history.Moment) { m.Life[n.number] = n.lives })
 	return nil
 }
+
+// host is the node's name among the others.
+func (n *node) host() string { return fmt.Sprintf("orthanc-%d", n.number+1) }
 
 // gone notes that the node lives no more, before anything is done to it.
 func (n *node) gone() { n.world.time.Change(func(m *history.Moment) { m.Life[n.number] = 0 }) }
@@ -168,22 +176,28 @@ func (n *node) sees(ctx context.Context, all int) (string, error) {
 	return strings.Join(v.Leaders[0].Order, " "), nil
 }
 
+// server is what a node says of the archive.
+type server struct {
+	Valid bool   `json:"token_valid"`
+	Key   string `json:"key_prefix"`
+}
+
+func (n *node) server(ctx context.Context) (server, error) {
+	var v struct{ Data struct{ Servers []server } }
+	err := n.client("8042").Get(ctx, "/dicomweb-oauth/servers", &v)
+	if err != nil || len(v.Data.Servers) != 1 {
+		return server{}, errors.Join(err, fmt.Errorf("%s has %d servers, want one", n.service, len(v.Data.Servers)))
+	}
+	return v.Data.Servers[0], nil
+}
+
 // healthy returns an error unless the node holds a token that is valid.
 func (n *node) healthy(ctx context.Context) error {
-	var v struct {
-		Data struct {
-			Servers []struct {
-				Valid bool `json:"token_valid"`
-			}
-		}
+	v, err := n.server(ctx)
+	if err == nil && !v.Valid {
+		err = errors.New(n.service + " holds no valid token")
 	}
-	if err := n.client("8042").Get(ctx, "/dicomweb-oauth/servers", &v); err != nil {
-		return err
-	}
-	if len(v.Data.Servers) != 1 || !v.Data.Servers[0].Valid {
-		return errors.New(n.service + " holds no valid token")
-	}
-	return nil
+	return err
 }
 
 // version is what the node says of its plugin.

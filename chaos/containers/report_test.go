@@ -30,37 +30,41 @@ type judged struct {
 }
 
 // ours reports whether it failed by our fault.
-func (o judged) ours() bool { return o.verdict == history.Broken && o.Failed != "" }
+func (o judged) ours() bool {
+	return o.verdict == history.Broken && o.Failed != "" && o.server == archive
+}
 
 // judge judges the run, says so, and writes the documents.
 func (r *runner) judge(ctx context.Context) {
 	r.t.Helper()
-	for _, err := range r.storm.errs {
+	if err := r.breaker.Err(); err != nil {
 		r.t.Error(err)
 	}
 	book, requests, err := r.w.book(ctx)
 	r.must(err)
 	counts, err := r.w.provider().Report(ctx)
 	r.must(err)
-	j := &history.Judge{Time: r.w.time, Book: book, Faults: r.storm.faults}
+	j := &history.Judge{Time: r.w.time, Book: book, Faults: r.breaker.Faults()}
 	extras := j.Extras()
+	r.must(r.answered(ctx))
 	all := r.judgeAll(j)
 	run := report.Run{
 		Backend: r.w.backend, Seed: r.seed, Started: r.began, Lifetime: lifetime.Seconds(),
-		Faults: len(r.storm.faults), Requests: requests, Acquisitions: len(book.Grants), Extra: len(extras),
-		Transfers: map[string]report.Tally{}, Excused: map[string]int{}, Series: r.series(all, book),
+		Faults: len(r.breaker.Faults()), Requests: requests, Acquisitions: len(book.Grants), Extra: len(extras),
+		Transfers: map[string]report.Tally{}, Controls: map[string]report.Tally{}, Excused: map[string]int{}, Series: r.series(all, book),
 	}
 	for _, kind := range []string{stow, qido, retrieve} {
-		run.Transfers[kind] = r.tally(all, kind)
+		run.Transfers[kind] = r.tally(all, kind, archive)
+		run.Controls[kind] = r.tally(all, kind, control)
 	}
-	run.Tokens = r.tally(all, token)
+	run.Tokens = r.tally(all, token, archive)
 	for _, o := range all {
 		if o.transfer() && o.Failed != "" && !o.ours() {
 			run.Excused[string(o.verdict)]++
 		}
 	}
 	run.Quiet = r.inQuiet(book, extras)
-	for _, f := range r.storm.faults {
+	for _, f := range r.breaker.Faults() {
 		for _, n := range f.Extras {
 			run.MostExtra = max(run.MostExtra, n)
 		}
@@ -83,15 +87,17 @@ func (r *runner) judgeAll(j *history.Judge) []judged {
 	r.t.Helper()
 	usual := map[string]time.Duration{}
 	for _, kind := range []string{stow, qido, retrieve, token} {
-		usual[kind] = r.median(kind)
+		for _, server := range []string{archive, control} {
+			usual[kind+server] = r.median(kind, server)
+		}
 	}
 	all, complaints := make([]judged, 0, len(r.load.ops)), 0
 	for _, o := range r.load.ops {
 		v := judged{op: o, verdict: r.verdict(j, o)}
-		if v.Failed == "" && v.Node >= 0 && v.tried == 1 && v.Took() > usual[o.kind] && j.Lent(o.Op) {
-			v.stall = v.Took() - usual[o.kind]
+		if longer := v.wait() - usual[o.kind+o.server]; v.Failed == "" && v.Node >= 0 && v.tried == 1 && j.Lent(o.Op) {
+			v.stall = max(longer, 0)
 		}
-		if bad := v.ours() || v.verdict == history.Slow; bad && complaints < shown {
+		if bad := v.ours() || v.verdict == history.Slow && o.server == archive && o.tried == 1; bad && complaints < shown {
 			complaints++
 			r.t.Logf("%s: %s of node %d from %v to %v: %s%s%s", v.verdict, v.kind, v.Node+1, v.Begun, v.Over, v.Failed, r.within(j, v), r.during(v.Begun, v.Over))
 		}
@@ -122,12 +128,25 @@ func (r *runner) within(j *history.Judge, o judged) string {
 	return j.Within(o.Op)
 }
 
+// answered notes when the archive had answered each transfer.
+func (r *runner) answered(ctx context.Context) error {
+	marks, err := r.w.provider().Marks(ctx)
+	when := map[string]time.Duration{}
+	for _, m := range marks {
+		when[m.Mark] = max(when[m.Mark], r.w.time.When(m.Over))
+	}
+	for i := range r.load.ops {
+		r.load.ops[i].answered = when[r.load.ops[i].mark]
+	}
+	return err
+}
+
 // median is how long a kind of request takes in quiet.
-func (r *runner) median(kind string) time.Duration {
+func (r *runner) median(kind, server string) time.Duration {
 	var took []time.Duration
 	for _, o := range r.load.ops {
-		if o.kind == kind && o.Failed == "" && o.Begun >= r.quietFrom && o.Over <= r.quietTo {
-			took = append(took, o.Took())
+		if o.kind == kind && o.server == server && o.Failed == "" && o.Begun >= r.quietFrom && o.Over <= r.quietTo {
+			took = append(took, o.wait())
 		}
 	}
 	if len(took) == 0 {
@@ -140,7 +159,7 @@ func (r *runner) median(kind string) time.Duration {
 // during names the faults of a span of time.
 func (r *runner) during(from, to time.Duration) string {
 	var out strings.Builder
-	for _, f := range r.storm.faults {
+	for _, f := range r.breaker.Faults() {
 		if f.Begun <= to && from <= f.End {
 			fmt.Fprintf(&out, "\n\t%s: %v to %v", f.What, f.Begun.Round(time.Millisecond), f.End.Round(time.Millisecond))
 		}
@@ -148,10 +167,10 @@ func (r *runner) during(from, to time.Duration) string {
 	return out.String()
 }
 
-func (r *runner) tally(all []judged, kind string) (t report.Tally) {
-	t.Median = r.median(kind).Seconds()
+func (r *runner) tally(all []judged, kind, server string) (t report.Tally) {
+	t.Median = r.median(kind, server).Seconds()
 	for _, o := range all {
-		if o.kind != kind {
+		if o.kind != kind || o.server != server {
 			continue
 		}
 		t.Count++
@@ -192,7 +211,7 @@ func (r *runner) kinds(all []judged, book *history.Book) (out []report.Kind) {
 	for _, k := range kinds() {
 		row := report.Kind{Name: k.name, Rows: k.rows}
 		var spans []*history.Fault
-		for _, f := range r.storm.faults {
+		for _, f := range r.breaker.Faults() {
 			if f.Kind == k.name {
 				row.Count++
 				spans = append(spans, f)
@@ -252,7 +271,7 @@ func (r *runner) series(all []judged, book *history.Book) report.Series {
 	for _, g := range book.Grants {
 		s.Acquisitions = append(s.Acquisitions, round(g.Arrived))
 	}
-	for _, f := range r.storm.faults {
+	for _, f := range r.breaker.Faults() {
 		s.Faults = append(s.Faults, report.Span{Kind: f.Kind, What: f.What, From: round(f.Begun), To: round(f.End)})
 	}
 	return s
@@ -272,7 +291,7 @@ var (
 func (r *runner) promises(run report.Run, book *history.Book, gate idptest.GateCounts, extras []history.Extra) {
 	r.t.Helper()
 	for _, e := range extras {
-		r.t.Logf("extra: %v", e)
+		r.t.Logf("extra: %v%s", e, r.during(e.Grant.Arrived-history.FaultTail, e.Grant.Arrived))
 	}
 	if n := run.Ours() + run.Tokens.Ours; n > 0 {
 		r.t.Errorf("%d requests failed by our fault", n)
@@ -349,6 +368,7 @@ func (r *runner) versions(ctx context.Context) map[string]string {
 	}
 	if version, err := r.w.nodes[0].version(ctx); err == nil {
 		v["orthanc-oauth"] = version
+		v["orthanc-oauth, upgraded from"] = cmp.Or(r.w.previous, version)
 	}
 	return v
 }
@@ -359,9 +379,9 @@ func (r *runner) tell(run report.Run) {
 	r.t.Logf("%s: %d faults, %d transfers, %d failed (%d by us): %v", run.Backend, run.Faults, all, failed, run.Ours(), run.Excused)
 	r.t.Logf("%d token requests, %d acquisitions, %d of them extra: %.2f a fault, %d at most, %d in quiet", run.Requests, run.Acquisitions, run.Extra, run.MeanExtra(), run.MostExtra, run.Quiet.Extra)
 	r.t.Logf("in quiet: %d in %.0f s, %.1f a refresh period", run.Quiet.Acquisitions, run.Quiet.Seconds, run.Quiet.PerPeriod)
-	r.t.Logf("longest stall of a transfer: %.2f s, of a token: %.2f s", run.Stall().Seconds, run.Tokens.Stall.Seconds)
+	r.t.Logf("longest stall of a transfer: %.2f s (without OAuth: %.2f s), of a token: %.2f s", run.Stall().Seconds, run.ControlStall().Seconds, run.Tokens.Stall.Seconds)
 	for _, kind := range []string{stow, qido, retrieve} {
-		r.t.Logf("%s: %+v", kind, run.Transfers[kind])
+		r.t.Logf("%s: %+v, without OAuth %+v", kind, run.Transfers[kind], run.Controls[kind])
 	}
 	r.t.Logf("token: %+v", run.Tokens)
 	r.t.Logf("Orthanc aborted by itself in %d of its stops (dicom-web 1.7 with jobs under way)", r.w.aborts)

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,6 +20,7 @@ import (
 
 	"orthanc-oauth/chaos/canary"
 	"orthanc-oauth/chaos/history"
+	"orthanc-oauth/chaos/storm"
 	"orthanc-oauth/internal/fleet"
 	"orthanc-oauth/internal/idptest"
 )
@@ -38,28 +40,29 @@ const store = orthancs
 
 // world is the fleet, what stands around it, and the truth about both.
 type world struct {
-	backend string
-	engine  *engine
-	time    *history.Timeline
-	nodes   []*node
-	idp     *container
-	remote  *container
-	redis   []*container
-	port    string // of the load balancer
-	metrics string // of Prometheus
+	backend  string
+	engine   *engine
+	time     *history.Timeline
+	nodes    []*node
+	idp      *container
+	remote   *container
+	redis    []*container
+	sentinel *container
+	port     string // of the load balancer
+	metrics  string // of Prometheus
 
 	mu        sync.Mutex
 	addresses []address
 	secrets   canary.Secrets
+	previous  string       // version that upgrades come from; empty: this one
 	logs      canary.Sinks // of containers that are gone
 	revoked   []time.Duration
 	crashes   []string // of ours
 	aborts    int      // of Orthanc
 
-	links  sync.Mutex // of the rules
-	losses map[int]int
-	ending map[[2]int]int
-	unborn bool // the nodes have no rules yet
+	links        *storm.Links
+	unborn       bool   // the nodes have no filters yet
+	clientSecret string // name of the present one among the secrets
 }
 
 // address is one that a node has from an instant on.
@@ -83,13 +86,14 @@ func shares(backend string) func(a, b int) bool {
 func newWorld(ctx context.Context, backend string) (*world, error) {
 	w := &world{
 		backend: backend, secrets: canary.Secrets{}, logs: canary.Sinks{},
-		losses: map[int]int{}, ending: map[[2]int]int{}, unborn: true,
+		unborn: true, clientSecret: "client.secret",
 	}
 	count := orthancs
 	if backend == "redis" {
 		count++
 	}
 	w.time = history.NewTimeline(count, shares(backend))
+	w.links = storm.NewLinks(w.time, w.filters)
 	ports, err := freePorts(2)
 	if err != nil {
 		return nil, err
@@ -97,7 +101,7 @@ func newWorld(ctx context.Context, backend string) (*world, error) {
 	w.port, w.metrics = ports[0], ports[1]
 	w.engine, err = newEngine(ctx, fmt.Sprintf("oauth-chaos-%d", os.Getpid()), []string{
 		"COMPOSE_PROFILES=" + backend, "TOKEN_LIFETIME=" + lifetime.String(), "PORT=" + w.port, "PROMETHEUS_PORT=" + w.metrics,
-		"ORTHANC_TAG=dev", "DOCKER_BUILDKIT=0", "COMPOSE_DOCKER_CLI_BUILD=0", "COMPOSE_PARALLEL_LIMIT=16",
+		"ORTHANC_TAG=" + this, "HEALTH_INTERVAL=1m", "DOCKER_BUILDKIT=0", "COMPOSE_DOCKER_CLI_BUILD=0", "COMPOSE_PARALLEL_LIMIT=16",
 	})
 	return w, err
 }
@@ -128,11 +132,28 @@ func (w *world) images(ctx context.Context) error {
 			return fmt.Errorf("no registry gives debian:bookworm-slim: run `make chaos-base` first: %w", err)
 		}
 	}
-	_, err := w.engine.composed(ctx, "--profile", "sidecar", "--profile", "stranger", "build")
-	if err != nil {
+	if _, err := w.engine.composed(ctx, "--profile", "sidecar", "--profile", "stranger", "build"); err != nil {
 		return err
 	}
-	_, err = w.engine.do(ctx, "tag", "orthanc-oauth/orthanc:dev", "orthanc-oauth/orthanc:next")
+	return w.imageBefore(ctx)
+}
+
+// Tags of the images of Orthanc: with this version of the plugin, and with the
+// one before.
+const this, before = "dev", "before"
+
+// imageBefore builds the image that upgrades come from, of what `make before`
+// has left. Where that is nothing, both are this version.
+func (w *world) imageBefore(ctx context.Context) error {
+	version, err := os.ReadFile(filepath.Join("..", "..", "build", "before", "version"))
+	if errors.Is(err, os.ErrNotExist) {
+		_, err = w.engine.do(ctx, "tag", "orthanc-oauth/orthanc:"+this, "orthanc-oauth/orthanc:"+before)
+		return err
+	}
+	if err == nil {
+		w.previous = strings.TrimSpace(string(version))
+		_, err = w.engine.with("ORTHANC_TAG="+before, "ORTHANC_BUILD=build/before").composed(ctx, "build", w.backend+"-1")
+	}
 	return err
 }
 
@@ -153,9 +174,9 @@ func (w *world) up(ctx context.Context) error {
 		w.nodes = append(w.nodes, n)
 	}
 	if w.backend == "redis" {
-		for _, service := range []string{"redis-primary", "redis-replica"} {
-			c := &container{service: service, engine: w.engine}
-			w.redis = append(w.redis, c)
+		w.redis = []*container{{service: "redis-primary", engine: w.engine}, {service: "redis-replica", engine: w.engine}}
+		w.sentinel = &container{service: "sentinel-1", engine: w.engine}
+		for _, c := range append(slices.Clone(w.redis), w.sentinel) {
 			if err := c.refresh(ctx); err != nil {
 				return err
 			}
@@ -175,13 +196,26 @@ func (w *world) up(ctx context.Context) error {
 // learn reads the secrets that were made at the start.
 func (w *world) learn(ctx context.Context) error {
 	for _, name := range []string{"gossip.key", "stranger.key", "client.secret", "redis.password", "admin.token", "user.password"} {
-		secret, err := w.nodes[0].exec(ctx, "cat", "/run/oauth/"+name)
+		secret, err := w.nodes[0].exec(ctx, "cat", secrets+name)
 		if err != nil {
 			return err
 		}
-		w.secrets[name] = secret
+		w.keep(name, secret)
 	}
 	return nil
+}
+
+// keep notes a secret that must stand nowhere.
+func (w *world) keep(name, secret string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.secrets[name] = secret
+}
+
+func (w *world) secret(name string) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.secrets[name]
 }
 
 func (c *container) exec(ctx context.Context, args ...string) (string, error) {
@@ -190,6 +224,24 @@ func (c *container) exec(ctx context.Context, args ...string) (string, error) {
 	c.mu.Unlock()
 	return c.engine.do(ctx, append([]string{"exec", id}, args...)...)
 }
+
+// write replaces a file of a container that has no shell, for the account that
+// all images use.
+func (c *container) write(name, text string) error {
+	_, pid := c.at()
+	path := filepath.Join("/proc", pid, "root", name)
+	err := os.WriteFile(path+".next", []byte(text+"\n"), 0o600)
+	if err == nil {
+		err = os.Chown(path+".next", account, account)
+	}
+	if err == nil {
+		err = os.Rename(path+".next", path)
+	}
+	return err
+}
+
+// account is the one that the images run as.
+const account = 10001
 
 // moved notes a node's present address.
 func (w *world) moved(n *node) {
@@ -367,10 +419,10 @@ func (w *world) leaks(ctx context.Context) (found []string, searched int, err er
 	if err != nil {
 		return nil, 0, err
 	}
-	secrets := canary.Secrets{}
-	maps.Copy(secrets, w.secrets)
+	planted := canary.Secrets{}
+	maps.Copy(planted, w.secrets)
 	for i, t := range tokens {
-		secrets["token "+strconv.Itoa(i)] = t
+		planted["token "+strconv.Itoa(i)] = t
 	}
 	ids, err := w.engine.all(ctx)
 	for _, id := range ids {
@@ -390,5 +442,5 @@ func (w *world) leaks(ctx context.Context) (found []string, searched int, err er
 	for _, text := range w.logs {
 		searched += len(text)
 	}
-	return w.logs.Leaks(secrets), searched, err
+	return w.logs.Leaks(planted), searched, err
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"orthanc-oauth/chaos/history"
+	"orthanc-oauth/chaos/storm"
 )
 
 // notable is how long a success may take without being looked at again.
@@ -60,7 +61,7 @@ func (l *load) run(ctx context.Context, n *node, o history.Op) {
 		if l.time.Current().Life[o.Node] != 0 { // nobody asks a node that is known to be down
 			l.once(ctx, n, o, method, url)
 		}
-		pause(ctx, history.Pace)
+		storm.Pause(ctx, history.Pace)
 	}
 }
 
@@ -101,13 +102,4 @@ func codeOf(body []byte) string {
 	}
 	_ = json.Unmarshal(body, &v) // no envelope: no code
 	return v.Data.Code
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }

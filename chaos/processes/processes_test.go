@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"orthanc-oauth/chaos/history"
+	"orthanc-oauth/chaos/storm"
 	"orthanc-oauth/internal/fleet"
 )
 
@@ -41,14 +42,15 @@ func TestFleet_KeepsItsPromisesUnderFaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &runner{t: t, w: w, storm: newStorm(w), rng: rand.New(rand.NewPCG(seed, 0))}
+	r := &runner{t: t, w: w, breaker: newBreaker(w), rng: rand.New(rand.NewPCG(seed, 0))}
+	r.deck = newDeck(r.rng, network.real)
 	r.load = newLoad(t.Context(), w.time, w.nodes, w.out.keys)
 	t.Cleanup(r.load.stop)
 	r.calm("start")
 	before := r.usages()
 	for r.goesOn() {
-		plans := schedule(r.rng, stormFaults, len(w.nodes), w.out.keys, network.real)
-		r.storm.rage(t.Context(), plans)
+		plans := schedule(r.rng, r.deck, stormFaults, len(w.nodes), w.out.keys)
+		r.breaker.Rage(t.Context(), r.breaker.steps(plans))
 		r.calm("storm")
 	}
 	r.leakless(before, r.usages())
@@ -59,21 +61,22 @@ func TestFleet_KeepsItsPromisesUnderFaults(t *testing.T) {
 
 // runner is one run.
 type runner struct {
-	t     *testing.T
-	w     *world
-	storm *storm
-	load  *load
-	rng   *rand.Rand
-	waits []time.Duration // until the fleet was one again, after each storm
+	t       *testing.T
+	w       *world
+	breaker *breaker
+	load    *load
+	rng     *rand.Rand
+	deck    *storm.Deck[kind]
+	waits   []time.Duration // until the fleet was one again, after each storm
 }
 
 // goesOn reports whether there shall be another storm.
 func (r *runner) goesOn() bool {
 	switch {
-	case r.t.Context().Err() != nil || len(r.storm.errs) > 0:
+	case r.t.Context().Err() != nil || r.breaker.Err() != nil:
 		return false
 	case *faultsFlag > 0:
-		return len(r.storm.faults) < *faultsFlag
+		return len(r.breaker.Faults()) < *faultsFlag
 	}
 	return r.w.time.Now() < *durationFlag
 }
@@ -81,7 +84,7 @@ func (r *runner) goesOn() bool {
 // calm waits until the fleet is one, and then until the faults are forgotten.
 func (r *runner) calm(after string) {
 	r.t.Helper()
-	began := r.storm.last()
+	began := r.breaker.Last()
 	var last error
 	err := fleet.Eventually(r.t.Context(), 2*history.ConvergeBound, func(ctx context.Context) error {
 		last = r.w.converged(ctx)
@@ -93,9 +96,9 @@ func (r *runner) calm(after string) {
 	}
 	if after == "storm" {
 		r.waits = append(r.waits, took)
-		r.t.Logf("%v: %d faults so far, one ring and one entry again after %v", r.w.time.Now().Round(time.Second), len(r.storm.faults), took.Round(time.Millisecond))
+		r.t.Logf("%v: %d faults so far, one ring and one entry again after %v", r.w.time.Now().Round(time.Second), len(r.breaker.Faults()), took.Round(time.Millisecond))
 	}
-	pause(r.t.Context(), max(history.FaultTail-took, 0)+quiet)
+	storm.Pause(r.t.Context(), max(history.FaultTail-took, 0)+quiet)
 }
 
 // quiet is how long nothing is done after the faults' tails, to see that nothing

@@ -19,10 +19,10 @@ const shown = 20
 // report judges the run and prints the tables.
 func (r *runner) report() {
 	r.t.Helper()
-	for _, err := range r.storm.errs {
+	if err := r.breaker.Err(); err != nil {
 		r.t.Error(err)
 	}
-	j := &history.Judge{Time: r.w.time, Book: r.w.out.book, Faults: r.storm.faults}
+	j := &history.Judge{Time: r.w.time, Book: r.w.out.book, Faults: r.breaker.Faults()}
 	r.reportFaults()
 	r.reportGets(j)
 	r.reportAcquisitions(j)
@@ -41,7 +41,7 @@ func (r *runner) table(rows func(w *tabwriter.Writer)) {
 func (r *runner) reportFaults() {
 	r.t.Helper()
 	kinds := map[string]int{}
-	for _, f := range r.storm.faults {
+	for _, f := range r.breaker.Faults() {
 		kinds[f.Kind]++
 	}
 	minutes := r.w.time.Now().Minutes()
@@ -49,7 +49,7 @@ func (r *runner) reportFaults() {
 		for _, k := range slices.Sorted(maps.Keys(kinds)) {
 			fmt.Fprintf(w, "%s\t%d\n", k, kinds[k])
 		}
-		fmt.Fprintf(w, "faults\t%d in %.1f min, %.1f a minute\n", len(r.storm.faults), minutes, float64(len(r.storm.faults))/minutes)
+		fmt.Fprintf(w, "faults\t%d in %.1f min, %.1f a minute\n", len(r.breaker.Faults()), minutes, float64(len(r.breaker.Faults()))/minutes)
 		if len(r.waits) > 0 {
 			fmt.Fprintf(w, "one ring, one entry again after\t%v at most\n", slices.Max(r.waits).Round(time.Millisecond))
 		}
@@ -93,7 +93,7 @@ func (r *runner) reportGets(j *history.Judge) {
 // nearby names the faults around a get.
 func (r *runner) nearby(o history.Op) string {
 	var out strings.Builder
-	for _, f := range r.storm.faults {
+	for _, f := range r.breaker.Faults() {
 		if f.Begun <= o.Over && o.Begun <= f.End+history.FaultTail {
 			fmt.Fprintf(&out, "\n\t%s: %v to %v", f.What, f.Begun.Round(time.Millisecond), f.End.Round(time.Millisecond))
 		}
@@ -110,17 +110,17 @@ func (r *runner) reportAcquisitions(j *history.Judge) {
 	extras := j.Extras()
 	quiet, most := 0, 0
 	for _, e := range extras {
-		r.t.Logf("extra: %v", e)
+		r.t.Logf("extra: %v%s", e, r.nearby(history.Op{Begun: e.Grant.Arrived, Over: e.Grant.Arrived}))
 		if e.Fault == nil {
 			quiet++
 		}
 	}
-	for _, f := range r.storm.faults {
+	for _, f := range r.breaker.Faults() {
 		for _, n := range f.Extras {
 			most = max(most, n)
 		}
 	}
-	mean := float64(len(extras)) / float64(max(len(r.storm.faults), 1))
+	mean := float64(len(extras)) / float64(max(len(r.breaker.Faults()), 1))
 	r.table(func(w *tabwriter.Writer) {
 		fmt.Fprintf(w, "token requests, acquisitions\t%d, %d\n", r.w.out.asked, len(r.w.out.book.Grants))
 		fmt.Fprintf(w, "extra acquisitions\t%d\n", len(extras))

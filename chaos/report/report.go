@@ -31,6 +31,7 @@ type Run struct {
 	Faults    int              `json:"faults"`
 	Kinds     []Kind           `json:"kinds"`
 	Transfers map[string]Tally `json:"transfers"` // by kind of transfer
+	Controls  map[string]Tally `json:"controls"`  // the same transfers to the same archive without OAuth
 	Tokens    Tally            `json:"tokens"`    // POST .../test at each node
 	Excused   map[string]int   `json:"excused"`   // failed transfers that the faults explain, by why
 
@@ -72,8 +73,13 @@ func (r Run) Total() (all, failed int) {
 }
 
 // Stall is the longest stall of a transfer with a live token in reach.
-func (r Run) Stall() (longest Stall) {
-	for _, t := range r.Transfers {
+func (r Run) Stall() Stall { return longest(r.Transfers) }
+
+// ControlStall is the longest of one that needed no token: what the machine costs.
+func (r Run) ControlStall() Stall { return longest(r.Controls) }
+
+func longest(tallies map[string]Tally) (longest Stall) {
+	for _, t := range tallies {
 		if t.Stall.Seconds > longest.Seconds {
 			longest = t.Stall
 		}

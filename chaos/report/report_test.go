@@ -17,6 +17,7 @@ func example(backend string) Run {
 		Backend: backend, Seed: 7, Started: time.Unix(0, 0), Duration: 400, Lifetime: 45, Versions: map[string]string{"orthanc": "1.10.1"},
 		Faults: 4, Extra: 1, MostExtra: 1, Acquisitions: 3, Requests: 5,
 		Transfers: map[string]Tally{"stow": {Count: 10, Failed: 3, Ours: 1, Median: 0.5, Stall: Stall{Seconds: 1.25, At: 60, During: "kill <node>"}}},
+		Controls:  map[string]Tally{"stow": {Count: 9, Failed: 2, Median: 0.4, Stall: Stall{Seconds: 0.75}}},
 		Excused:   map[string]int{"excused: node down": 2},
 		Quiet:     Quiet{Seconds: 60, Acquisitions: 6, PerPeriod: 3},
 		Kinds:     []Kind{{Name: "kill <one>", Rows: "1-3", Count: 4, Failed: 2, Ours: 1, Acquisitions: 3, Extra: 1, Stall: 1.25}},
@@ -38,6 +39,9 @@ func TestReport_PutsTheBackendsSideBySide(t *testing.T) {
 		"| extra per fault, mean | 0.25 | not run | 0.25 |",
 		"| kill <one> | 1-3 | 4 | 2+1 | 3 (1) | 1.25 s | | | | | 4 |",
 		"| excused: node down | 2 | not run | 2 |",
+		"| longest stall of a transfer | 1.25 s | not run | 1.25 s |",
+		"| ... of the control, without OAuth | 0.75 s | not run | 0.75 s |",
+		"| stow, control: all, failed; median, longest stall | 9, 2; 0.40 s, 0.75 s | not run |",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is missing in:\n%s", want, text)

@@ -17,14 +17,16 @@ import (
 
 // Ready is what Command prints, as one line of JSON, once everything listens.
 type Ready struct {
-	Token   string `json:"token"`   // the token endpoint
-	Control string `json:"control"` // base of the control route
-	Gate    string `json:"gate"`    // base of the gate
+	Token   string `json:"token"`          // the token endpoint
+	Control string `json:"control"`        // base of the control route
+	Gate    string `json:"gate"`           // base of the gate
+	Open    string `json:"open,omitempty"` // base of the way past the gate
 }
 
 // settings are the flags of Command.
 type settings struct {
 	idp, gate, control string
+	open               string
 	upstream           string
 	clients            []Client
 	lifetime           time.Duration
@@ -70,6 +72,7 @@ func parseSettings(args []string, stderr io.Writer) (settings, error) {
 	f.SetOutput(stderr)
 	f.StringVar(&s.idp, "listen", "127.0.0.1:0", "address of the token endpoint")
 	f.StringVar(&s.gate, "gate", "127.0.0.1:0", "address of the bearer gate")
+	f.StringVar(&s.open, "open", "", "address of a way past the gate, for comparison: what is behind it without a check of tokens; empty: none")
 	f.StringVar(&s.control, "control", "127.0.0.1:0", "address of the control route; keep it on loopback")
 	f.StringVar(&s.upstream, "upstream", "", "DICOMweb server behind the gate, user information included; empty: a small one of its own")
 	f.DurationVar(&s.lifetime, "lifetime", time.Hour, "how long a token lives")
@@ -108,7 +111,7 @@ func parseSettings(args []string, stderr io.Writer) (settings, error) {
 }
 
 func (s settings) world() (World, error) {
-	w := World{IdP: New(Options{Clients: s.clients, Lifetime: s.lifetime, JWT: s.jwt})}
+	w := World{Marks: &Marks{}, IdP: New(Options{Clients: s.clients, Lifetime: s.lifetime, JWT: s.jwt})}
 	gate := GateConfig{State: w.IdP.State}
 	if s.upstream == "" {
 		w.Target = NewTarget(TargetConfig{Discard: s.discard})
@@ -173,7 +176,7 @@ func probe(ctx context.Context, url string) error {
 	return call(ctx, http.DefaultClient, url, "", "", &answer)
 }
 
-// listen opens the three ports; stop closes those that are open.
+// listen opens the ports; stop closes those that are open.
 func (w World) listen(s settings) (ready Ready, stop func(), err error) {
 	valid, expired, err := s.certificates()
 	if err != nil {
@@ -204,7 +207,10 @@ func (w World) listen(s settings) (ready Ready, stop func(), err error) {
 		err = w.Endpoint.Expire(true)
 	}
 	ready.Token = w.Endpoint.URL + "/token"
-	ready.Gate = add(w.Gate, s.gate)
+	ready.Gate = add(w.Marks.Watch(w.Gate), s.gate)
+	if s.open != "" {
+		ready.Open = add(w.Marks.Watch(w.Gate.next), s.open)
+	}
 	ready.Control = add(w.Control(), s.control)
 	if err != nil {
 		stop()

@@ -96,3 +96,29 @@ func TestCommand_RefusesWrongFlags(t *testing.T) {
 		}
 	}
 }
+
+func TestCommand_NotesNamedRequestsAtTheGateAndPastIt(t *testing.T) {
+	ready := start(t, "-client", clientID+":"+secret, "-open", "127.0.0.1:0")
+	remote := Remote{URL: ready.Control, Client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
+	for _, c := range []struct {
+		base, mark string
+		status     int
+	}{{ready.Gate, "at the gate", http.StatusUnauthorized}, {ready.Open, "past it", http.StatusOK}, {ready.Open, "", http.StatusOK}} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, c.base+"/dicom-web/studies", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set(MarkHeader, c.mark)
+		resp, err := remote.Client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _ = resp.Body.Close(); resp.StatusCode != c.status {
+			t.Errorf("%s: %d, want %d", c.mark, resp.StatusCode, c.status)
+		}
+	}
+	seen, err := remote.Marks(t.Context())
+	if err != nil || len(seen) != 2 || seen[0].Mark != "at the gate" || seen[1].Mark != "past it" || seen[0].Over.Before(seen[0].Arrived) {
+		t.Errorf("the book holds %+v, %v", seen, err)
+	}
+}

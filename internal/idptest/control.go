@@ -13,11 +13,13 @@ import (
 // maxRequests requests, with room.
 const maxControl = 64 << 20
 
-// World is one provider with what stands behind it. Gate and Target may be nil.
+// World is one provider with what stands behind it. Gate, Target and Marks may be
+// nil.
 type World struct {
 	IdP    *IdP
 	Gate   *Gate
 	Target *Target
+	Marks  *Marks
 	// Endpoint is where the provider listens, if an Order may take it down.
 	Endpoint *Endpoint
 }
@@ -105,13 +107,14 @@ func (w World) Report() Report {
 }
 
 // Control returns the handler of the control route: GET /report, GET /requests,
-// GET /tokens, GET /uses and POST /order. It belongs on a loopback port of its own.
+// GET /tokens, GET /uses, GET /marks and POST /order. It belongs on a loopback port of its own.
 func (w World) Control() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /report", func(rw http.ResponseWriter, _ *http.Request) { writeJSON(rw, http.StatusOK, w.Report()) })
 	mux.HandleFunc("GET /requests", func(rw http.ResponseWriter, _ *http.Request) { writeJSON(rw, http.StatusOK, w.IdP.Requests()) })
 	mux.HandleFunc("GET /tokens", func(rw http.ResponseWriter, _ *http.Request) { writeJSON(rw, http.StatusOK, w.IdP.Tokens()) })
 	mux.HandleFunc("GET /uses", func(rw http.ResponseWriter, _ *http.Request) { writeJSON(rw, http.StatusOK, w.uses()) })
+	mux.HandleFunc("GET /marks", func(rw http.ResponseWriter, _ *http.Request) { writeJSON(rw, http.StatusOK, w.marks()) })
 	mux.HandleFunc("POST /order", func(rw http.ResponseWriter, r *http.Request) {
 		var o Order
 		in := json.NewDecoder(http.MaxBytesReader(rw, r.Body, maxControl))
@@ -134,6 +137,13 @@ func (w World) uses() []Use {
 		return nil
 	}
 	return w.Gate.Uses()
+}
+
+func (w World) marks() []Marked {
+	if w.Marks == nil {
+		return nil
+	}
+	return w.Marks.All()
 }
 
 // Remote controls a World in another process.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"orthanc-oauth/chaos/history"
+	"orthanc-oauth/chaos/storm"
 	"orthanc-oauth/cluster"
 	"orthanc-oauth/internal/fleet"
 	"orthanc-oauth/internal/idptest"
@@ -164,9 +165,6 @@ func each(nodes []*node, f func(n *node) error) error {
 	return errors.Join(errs...)
 }
 
-// errBusy is for a fault whose target another fault holds; it is not counted.
-var errBusy = errors.New("nothing left to do this to")
-
 const (
 	// stormLength is when the last fault of a storm begins.
 	stormLength = 30 * time.Second
@@ -175,63 +173,36 @@ const (
 	stormFaults = 24
 )
 
-// storm injects faults.
-type storm struct {
-	w      *world
-	faults []*history.Fault
-	mu     sync.Mutex // of faults
-	errs   []error
+// breaker breaks the fleet and what stands around it.
+type breaker struct {
+	*storm.Storm
+	w     *world
+	links *storm.Links
 
-	links  sync.Mutex // of the rules and cables
-	downs  map[string]int
-	losses map[int]int
-	ending map[[2]int]int
+	cables sync.Mutex
+	downs  map[string]int // faults that want a port or an interface down
 
-	idp     sync.Mutex
 	idpBook sync.Mutex
 	revoked map[string]time.Duration
 }
 
-func newStorm(w *world) *storm {
-	return &storm{w: w, downs: map[string]int{}, losses: map[int]int{}, ending: map[[2]int]int{}, revoked: map[string]time.Duration{}}
-}
-
-// rage injects the planned faults, each at its time, and returns when the last
-// one has ended.
-func (s *storm) rage(ctx context.Context, plans []plan) {
-	var all sync.WaitGroup
-	for _, p := range plans {
-		all.Go(func() {
-			pause(ctx, p.after)
-			if ctx.Err() == nil {
-				s.inject(ctx, p)
-			}
-		})
-	}
-	all.Wait()
-}
-
-func (s *storm) inject(ctx context.Context, p plan) {
-	f := &history.Fault{Kind: p.kind.name, What: p.String(), Begun: s.w.time.Now(), Extras: map[int]int{}}
-	err := p.kind.inject(s, ctx, p)
-	f.End = s.w.time.Now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case errors.Is(err, errBusy):
-	case err != nil:
-		s.errs = append(s.errs, fmt.Errorf("%s: %w", p, err))
-	default:
-		s.faults = append(s.faults, f)
+func newBreaker(w *world) *breaker {
+	return &breaker{
+		Storm: storm.New(w.time), w: w, links: storm.NewLinks(w.time, w.filters),
+		downs: map[string]int{}, revoked: map[string]time.Duration{},
 	}
 }
 
-// last is when the last fault ended.
-func (s *storm) last() (end time.Duration) {
-	for _, f := range s.faults {
-		end = max(end, f.End)
+// steps makes a schedule of plans.
+func (s *breaker) steps(plans []plan) []storm.Step {
+	steps := make([]storm.Step, len(plans))
+	for i, p := range plans {
+		steps[i] = storm.Step{
+			Kind: p.kind.name, What: p.String(), After: p.after,
+			Inject: func(ctx context.Context) error { return p.kind.inject(s, ctx, p) },
+		}
 	}
-	return end
+	return steps
 }
 
 func randomKey() []byte {
