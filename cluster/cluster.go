@@ -47,6 +47,7 @@ type Cluster struct {
 	started  time.Time  // of rejoin, which alone reads it
 	joinMu   sync.Mutex // guards what follows
 	joinErr  error
+	hurried  time.Time // see JoinNow
 	reported bool
 	alone    bool
 	lastSeen map[netip.AddrPort]time.Time

@@ -78,6 +78,7 @@ func parsePeers(list []string, defaultPort uint16) ([]peer, error) {
 const (
 	rejoinEvery = 10 * time.Second // +-30%
 	firstRejoin = 250 * time.Millisecond
+	hurryEvery  = 500 * time.Millisecond // for those who cannot wait for the next round
 	resolveTime = 5 * time.Second
 	settleEvery = time.Second
 	// After joining, members of the peer list are asked again a few times: what
@@ -113,6 +114,19 @@ func (c *Cluster) rejoin() {
 		}
 		wait = min(2*wait, rejoinEvery)
 	}
+}
+
+// JoinNow tries the peers that are no members at once, beside the rounds under
+// way: those may wait five seconds for peers that were out of reach when they
+// began. It does not wait, and does nothing within half a second of the last time.
+func (c *Cluster) JoinNow() {
+	c.joinMu.Lock()
+	defer c.joinMu.Unlock()
+	if !c.hurried.IsZero() && time.Since(c.hurried) < hurryEvery {
+		return
+	}
+	c.hurried = time.Now()
+	c.goes("join now", func() { c.joinRound(false) })
 }
 
 func jitter(d time.Duration) time.Duration {

@@ -28,6 +28,7 @@ type Peers interface {
 	RTT(id string) time.Duration
 	Broadcast(name string, msg []byte)
 	Joined() <-chan struct{}
+	JoinNow()
 	Changed() <-chan struct{}
 	HasPeers() bool
 }

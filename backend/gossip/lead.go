@@ -94,6 +94,11 @@ func (g *Gossip) awaitJoin(ctx context.Context, key string) {
 	defer cancel()
 	select {
 	case <-(*p).Joined():
+	default:
+		(*p).JoinNow() // the way to them may have come back since the last try
+	}
+	select {
+	case <-(*p).Joined():
 	case <-ctx.Done():
 		return
 	}

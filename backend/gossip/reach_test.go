@@ -271,3 +271,28 @@ func TestFill_WhoJoinsAFlightLateGetsAnotherOne(t *testing.T) {
 		<-early
 	})
 }
+
+// A node that was started while its cable was out tries to join at long
+// intervals. When the cable is in again and somebody wants a token, it does not
+// wait for its turn: it would acquire alone what the others hold.
+func TestFill_ANodeThatHasNeverMetAnybodyLooksOnceMoreBeforeItAcquires(t *testing.T) {
+	inFleet(t, 3, func(t *testing.T, f *fleet) {
+		held := f.must(1, backend.Stamp{})
+		late, others := addrOf(len(f.nodes)), []string{}
+		for _, n := range f.nodes {
+			others = append(others, n.host.Addr().String())
+		}
+		for round := range 5 {
+			f.net.Partition([]string{late}, others)
+			n := f.start()
+			time.Sleep(time.Minute + time.Duration(round)*1700*time.Millisecond) // its tries are ten seconds apart
+			f.net.Heal([]string{late}, others)
+			if e, err := n.get(t.Context(), backend.Stamp{}); err != nil || e.Stamp != held.Stamp {
+				t.Errorf("round %d: got %v, %v; want the entry that the others hold", round, e.Stamp, err)
+			}
+			f.kill(n)
+			late = addrOf(len(f.nodes))
+		}
+		f.wantCalls(1)
+	})
+}

@@ -5,6 +5,7 @@ package containers
 import (
 	"context"
 	"math/rand/v2"
+	"syscall"
 	"testing"
 	"time"
 
@@ -107,6 +108,7 @@ func (r *runner) must(err error) {
 func (r *runner) quiet(ctx context.Context) {
 	r.t.Helper()
 	r.must(fleet.Eventually(ctx, startPatience, r.w.converged))
+	syscall.Sync() // what the images and the start have written would hold up the archive half a minute later
 	r.quietFrom = r.w.time.Now()
 	storm.Pause(ctx, *quietFlag)
 	r.quietTo = r.w.time.Now()
