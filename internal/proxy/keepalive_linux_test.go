@@ -1,10 +1,10 @@
 package proxy
 
 import (
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,11 +23,11 @@ func TestTransport_ProbesKeptConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	socket, ok := conn.(*lingerer).Conn.(*net.TCPConn)
+	line, ok := conn.(*lingerer).Conn.(*lifeline)
 	if !ok {
-		t.Fatalf("%T is no lingerer of a TCP connection", conn)
+		t.Fatalf("%T is no lingerer of a lifeline", conn)
 	}
-	raw, err := socket.SyscallConn()
+	raw, err := line.SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +41,12 @@ func TestTransport_ProbesKeptConnections(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if seconds := options["idle"] + options["interval"]*options["count"]; options["on"] == 0 || options["idle"] == 0 || seconds > 15 {
+	seconds := options["idle"] + options["interval"]*options["count"]
+	if options["on"] == 0 || options["idle"] == 0 || seconds > 15 {
 		t.Errorf("a dead connection is found out after %d s: %v", seconds, options)
+	}
+	// What is sent again must not meet another connection of the same dead path.
+	if line.limit <= time.Duration(seconds)*time.Second {
+		t.Errorf("a connection in use is given up after %v, idle ones later: %d s", line.limit, seconds)
 	}
 }

@@ -47,6 +47,9 @@ func NewTransport(cfg TransportConfig) (*http.Transport, error) {
 			if err != nil {
 				return nil, err
 			}
+			if tcp, ok := conn.(*net.TCPConn); ok {
+				conn = newLifeline(tcp, silenceLimit)
+			}
 			return newLingerer(conn), nil
 		},
 		TLSClientConfig:       tlsConfig,
@@ -65,7 +68,8 @@ func NewTransport(cfg TransportConfig) (*http.Transport, error) {
 // keepAlive finds out within 11 s that a kept connection leads nowhere: this host
 // has another address since, or a firewall has forgotten the connection. The next
 // request would be sent into it and wait for the whole HeaderTimeout. A remote
-// that thinks about its answer answers the probes.
+// that thinks about its answer answers the probes. What is sent in those 11 s is
+// looked after by lifeline.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3}
 
 func orDefault(d, otherwise time.Duration) time.Duration {
