@@ -102,6 +102,7 @@ type Entry struct {
 	Stamp
 	Value []byte        // sealed; at most MaxValue bytes
 	TTL   time.Duration // remaining at the moment of the call; instants never cross a wire
+	Age   time.Duration // since the provider was asked for it, or less; 0 where nobody knows: see Pace
 	From  Origin        // where this copy came from
 }
 
@@ -150,8 +151,8 @@ type Backend interface {
 
 	// Revoke makes one acquisition unservable everywhere. It is idempotent, holds
 	// even if the next Fill fails, and cannot touch another acquisition. It
-	// returns ErrPaced when the previous revocation of the key was too recent
-	// (see Pace): the acquisition then stays in service.
+	// returns ErrPaced when the previous revocation of the key was too recent and
+	// this acquisition was asked for since (see Pace): it then stays in service.
 	Revoke(ctx context.Context, key string, id ID) error
 
 	// Confirm reports that a request which had been refused with an older

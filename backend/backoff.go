@@ -76,12 +76,22 @@ func isShutdown(err error) bool {
 const (
 	MinPace = 30 * time.Second
 	MaxPace = 10 * time.Minute
+	// PaceMargin is how much older than a revocation an acquisition must be to
+	// count as older: ages are rounded, and no two clocks run at quite the same
+	// rate.
+	PaceMargin = time.Second
 )
 
 // Pace is the pause between revocations of one key, so that a 401 that means
 // "not allowed" never becomes a loop: it doubles with every revocation that no
 // accepted replay confirmed. The zero value allows a revocation. It is not safe
-// for concurrent use.
+// for concurrent use; times are readings of one Clock.
+//
+// What was asked for before the revocation that the pause follows need not wait
+// for its end: that revocation did not cost it. Such a revocation does not begin
+// a pause either, and so leaves the moment that counts where it was. There are
+// only so many acquisitions from before it, and what replaces them is from after
+// it: no loop can come of them.
 type Pace struct {
 	pause time.Duration
 	until time.Duration
@@ -96,6 +106,12 @@ func (p *Pace) Revoking(now time.Duration) bool {
 	p.pause = min(max(2*p.pause, MinPace), MaxPace)
 	p.until = now + p.pause
 	return true
+}
+
+// Predates reports whether what was asked for at asked is older than the
+// revocation that the pause follows.
+func (p *Pace) Predates(asked time.Duration) bool {
+	return p.pause > 0 && asked+PaceMargin < p.until-p.pause
 }
 
 // Confirmed ends the pause: a replay with the new acquisition was accepted.

@@ -45,7 +45,8 @@ type Store struct {
 type record struct {
 	entry    Entry
 	deadline time.Duration
-	highest  uint64 // generation ever seen, dead ones included
+	asked    time.Duration // when the entry was asked for, or later
+	highest  uint64        // generation ever seen, dead ones included
 	revoked  map[ID]time.Duration
 	refused  Stamp // the newest that was revoked while it was held here
 	backoff  Backoff
@@ -90,7 +91,7 @@ func (r *record) live(now time.Duration) (Entry, bool) {
 		return Entry{}, false
 	}
 	e := r.entry
-	e.TTL = r.deadline - now
+	e.TTL, e.Age = r.deadline-now, min(now-r.asked, MaxTTL)
 	return e, true
 }
 
@@ -133,14 +134,15 @@ func (r *record) merge(e Entry, now time.Duration) bool {
 		return false
 	}
 	r.highest = max(r.highest, e.Gen)
-	deadline := now + e.TTL
+	deadline, asked := now+e.TTL, now-e.Age
 	cur, alive := r.live(now)
 	switch {
 	case !alive || e.Newer(cur.Stamp):
-		r.entry, r.deadline = e, deadline
+		r.entry, r.deadline, r.asked = e, deadline, asked
 	case e.Stamp == cur.Stamp:
-		// Every hop only ages a copy, so the longest remaining time is the truest.
-		r.deadline = max(r.deadline, deadline)
+		// A hop only takes from what remains, and adds nothing to the age, so the
+		// longest of each is the truest.
+		r.deadline, r.asked = max(r.deadline, deadline), min(r.asked, asked)
 	default:
 		return false
 	}
@@ -242,6 +244,7 @@ func (s *Store) Acquire(ctx context.Context, key string, stale Stamp, fill FillF
 	if r := s.Backoff(key); r != nil {
 		return Entry{}, r
 	}
+	asked := s.clock.Now()
 	e, err := fill(ctx, max(s.Highest(key), stale.Gen)+1)
 	switch {
 	case err == nil:
@@ -254,6 +257,7 @@ func (s *Store) Acquire(ctx context.Context, key string, stale Stamp, fill FillF
 	revoked := false
 	s.with(key, func(r *record, now time.Duration) {
 		r.backoff.Succeeded()
+		e.Age = now - asked
 		r.merge(e, now)
 		revoked = r.isRevoked(e.ID)
 	})
@@ -299,14 +303,15 @@ func (s *Store) Delete(key string) bool {
 
 // RevokePaced revokes id, or returns ErrPaced when id is in service and the
 // previous revocation of key was too recent. An id that is revoked already, has
-// been replaced, or is older than what was revoked last costs no acquisition of
-// its own, so it neither waits nor makes others wait.
+// been replaced, or is older than what was revoked last, by its stamp or by its
+// age, costs no acquisition of its own, so it neither waits nor makes others wait.
 func (s *Store) RevokePaced(key string, id ID) (err error) {
 	s.with(key, func(r *record, now time.Duration) {
 		// The entry last held counts even when it has been revoked itself: a
 		// complaint about an older one then waits for what replaces both.
-		replaced := !r.entry.IsZero() && (r.entry.ID != id || r.refused.Newer(r.entry.Stamp))
-		if !replaced && !r.isRevoked(id) && !r.pace.Revoking(now) {
+		older := r.refused.Newer(r.entry.Stamp) || r.pace.Predates(r.asked)
+		spared := !r.entry.IsZero() && (r.entry.ID != id || older)
+		if !spared && !r.isRevoked(id) && !r.pace.Revoking(now) {
 			err = ErrPaced
 			return
 		}

@@ -177,6 +177,72 @@ func TestStore_ComplaintAboutAnOlderEntryThatCameBackIsNotPaced(t *testing.T) {
 	}
 }
 
+func aged(e Entry, age time.Duration) Entry {
+	e.Age = age
+	return e
+}
+
+// A revocation has not cost what was asked for before it.
+func TestStore_EntryFromBeforeTheLastRevocationNeitherWaitsNorCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := NewStore(NewClock(nil))
+		revoke := func(e Entry) error {
+			s.Merge(testKey, e)
+			return s.RevokePaced(testKey, e.ID)
+		}
+		must := func(what string, err error) {
+			t.Helper()
+			if err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+		}
+		time.Sleep(time.Minute)
+		must("the first", revoke(entry(1, 1, time.Hour)))
+		must("one from before", revoke(aged(entry(2, 2, time.Hour), 2*PaceMargin)))
+		must("another one", revoke(aged(entry(3, 3, time.Hour), 2*PaceMargin)))
+		for name, age := range map[string]time.Duration{"of the same time": 0, "hardly older": PaceMargin} {
+			if err := revoke(aged(entry(4, 4, time.Hour), age)); !errors.Is(err, ErrPaced) {
+				t.Fatalf("%s: %v, want ErrPaced", name, err)
+			}
+		}
+		time.Sleep(MinPace)
+		must("when the pause is over", s.RevokePaced(testKey, ID{4}))
+		must("one from before that", revoke(aged(entry(5, 5, time.Hour), 2*PaceMargin)))
+		time.Sleep(2 * MinPace)
+		must("another one, when that pause is over", revoke(aged(entry(6, 6, time.Hour), 3*MinPace)))
+		must("after twice the pause, not four times", revoke(entry(7, 7, time.Hour)))
+	})
+}
+
+func TestStore_AgeIsTheLongestKnownAndGrows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := NewStore(NewClock(nil))
+		s.Merge(testKey, aged(entry(1, 1, time.Hour), time.Minute))
+		time.Sleep(time.Second)
+		s.Merge(testKey, entry(1, 1, time.Hour)) // from a node that does not know
+		if e, _ := s.Get(testKey); e.Age != time.Minute+time.Second {
+			t.Fatalf("%v old, want 61 s", e.Age)
+		}
+		s.Merge(testKey, entry(2, 2, time.Hour))
+		if e, _ := s.Get(testKey); e.Age != 0 {
+			t.Fatalf("its successor is %v old", e.Age)
+		}
+	})
+}
+
+// A process that has just started hears of entries older than itself.
+func TestStore_AgeCountsForNothingWithoutAPause(t *testing.T) {
+	s := NewStore(NewClock(nil))
+	s.Merge(testKey, aged(entry(1, 1, time.Hour), time.Hour))
+	if err := s.RevokePaced(testKey, ID{1}); err != nil {
+		t.Fatal(err)
+	}
+	s.Merge(testKey, entry(2, 2, time.Hour))
+	if err := s.RevokePaced(testKey, ID{2}); !errors.Is(err, ErrPaced) {
+		t.Fatalf("the first one has begun no pause: %v", err)
+	}
+}
+
 func TestStore_RevocationsArePacedUntilOneIsConfirmed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := NewStore(NewClock(nil))

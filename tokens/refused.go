@@ -11,7 +11,7 @@ import (
 // replay may be with a token that somebody acquired before the refusal, and which
 // is refused with it: after an outage of a shared backend two live tokens of one
 // credential are about. The second has one that was acquired since. A 401 that
-// means "not allowed" gets no second one: ErrPaced.
+// means "not allowed" gets none after one that was acquired since: ErrPaced.
 const MaxReplays = 2
 
 // Refused is for a token that the server answered with 401. It revokes the

@@ -114,6 +114,28 @@ func TestRefused_IsPacedUntilAReplayIsAccepted(t *testing.T) {
 	})
 }
 
+// A refresh is under way when the provider ends all tokens. What it brings is
+// refused too, and was not acquired because of the revocation.
+func TestRefused_WhatWasUnderWayMeanwhileIsReplacedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := fresh(time.Hour)
+		w := newWorld(t, p)
+		w.wants("tok-1")
+		time.Sleep(56 * time.Minute)
+		p.took = 5 * time.Second
+		first := w.wants("tok-1") // and starts the refresh
+		time.Sleep(2 * time.Second)
+		second := w.refused(first)
+		third := w.refused(second)
+		if second.Reveal() != "tok-2" || third.Reveal() != "tok-3" || p.count() != 3 {
+			t.Errorf("got %s, then %s after %d requests", second.Reveal(), third.Reveal(), p.count())
+		}
+		if _, err := w.source.Refused(t.Context(), third); !errors.Is(err, ErrPaced) {
+			t.Errorf("what was acquired since: %v, want ErrPaced", err)
+		}
+	})
+}
+
 func TestConfirm_EndsThePause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, fresh(time.Hour))

@@ -16,6 +16,7 @@ var revokeCases = []testCase{
 	{name: "Revoke_CannotTouchALaterAcquisition", run: revokeCannotTouchLater},
 	{name: "Revoke_RepeatedTokenIsNotServed", run: repeatedTokenIsNotServed},
 	{name: "Revoke_PacedUntilConfirmed", run: revokePacedUntilConfirmed},
+	{name: "Revoke_WhatWasUnderWayBeforeIsNotPaced", run: revokeOfWhatWasUnderWay},
 	{name: "Revoke_PauseEndsAndDoubles", long: true, run: revokePauseDoubles},
 	{name: "Revoke_ReachesEveryMember", shared: true, run: revokeReachesEveryMember},
 	{name: "Revoke_FleetRefusedAtOnceOneAcquisition", shared: true, run: fleetRefusedAtOnce},
@@ -114,6 +115,41 @@ func revokePacedUntilConfirmed(t *testing.T, h Harness) {
 	}
 	f.revoke(t, 0, second.ID)
 	missing(t, b, key)
+}
+
+// A refresh is under way when the token that it replaces is revoked. What it
+// brings may be refused as well, if the provider has ended all at once, and was
+// not acquired because of the revocation.
+func revokeOfWhatWasUnderWay(t *testing.T, h Harness) {
+	f := h.fleet(t, 1)
+	b := f.members[0]
+	first := f.fill(t, 0, backend.Stamp{})
+	entered, release := make(chan struct{}), make(chan struct{})
+	f.idp.script(func(_ context.Context, _ int, e backend.Entry) (backend.Entry, error) {
+		close(entered)
+		<-release
+		return e, nil
+	})
+	refreshed := make(chan backend.Entry, 1)
+	go func() {
+		e, err := b.Fill(t.Context(), key, first.Stamp, f.idp.fillOf(key))
+		if err != nil {
+			t.Errorf("refresh: %v", err)
+		}
+		refreshed <- e
+	}()
+	<-entered
+	pause(2 * backend.PaceMargin)
+	f.revoke(t, 0, first.ID)
+	close(release)
+	second := <-refreshed
+	f.idp.script(grant)
+	f.revoke(t, 0, second.ID)
+	third := f.fill(t, 0, second.Stamp)
+	if err := b.Revoke(t.Context(), key, third.ID); !errors.Is(err, backend.ErrPaced) {
+		t.Fatalf("what was acquired since: %v, want ErrPaced", err)
+	}
+	f.calls(t, 3)
 }
 
 func revokePauseDoubles(t *testing.T, h Harness) {

@@ -62,7 +62,7 @@ func FuzzServe(f *testing.F) {
 	g := newAlone(f)
 	f.Fuzz(func(t *testing.T, op, stale, stamp, ms, revoked, list, code string, body []byte) {
 		r := &http.Request{Method: http.MethodPost, Header: http.Header{
-			hStale: {stale}, hStamp: {stamp}, hTTL: {ms}, hRevoked: {revoked}, hSuspects: {list}, hIntent: {list},
+			hStale: {stale}, hStamp: {stamp}, hTTL: {ms}, hAge: {ms}, hRevoked: {revoked}, hSuspects: {list}, hIntent: {list},
 			hPaced: {list}, hCode: {code}, hRetry: {ms},
 		}, URL: &url.URL{Path: op}, Body: io.NopCloser(bytes.NewReader(body))}
 		fill, _ := g.cfg.Resolve(testKey)
@@ -81,7 +81,7 @@ func FuzzReply(f *testing.F) {
 	g := newAlone(f)
 	f.Fuzz(func(t *testing.T, answer, stamp, ms, revoked, intents, code string, body []byte) {
 		res := &http.Response{StatusCode: http.StatusOK, Header: http.Header{
-			hAnswer: {answer}, hStamp: {stamp}, hTTL: {ms}, hRevoked: {revoked}, hIntents: {intents}, hCode: {code}, hRetry: {ms},
+			hAnswer: {answer}, hStamp: {stamp}, hTTL: {ms}, hAge: {ms}, hRevoked: {revoked}, hIntents: {intents}, hCode: {code}, hRetry: {ms},
 		}, Body: io.NopCloser(bytes.NewReader(body))}
 		reply, err := g.readReply(res, g.cfg.Clock.Now())
 		if err != nil {

@@ -55,6 +55,7 @@ const (
 	hAnswer   = "Oauth-Answer"
 	hStamp    = "Oauth-Stamp"
 	hTTL      = "Oauth-Ttl-Ms"
+	hAge      = "Oauth-Age-Ms"
 	hHighest  = "Oauth-Highest"
 	hRevoked  = "Oauth-Revoked"
 	hPaced    = "Oauth-Paced"
@@ -114,7 +115,8 @@ func parseStamp(s string) (backend.Stamp, error) {
 	return backend.Stamp{Gen: g, ID: i}, nil
 }
 
-// formatMillis rounds down: a remaining lifetime may only shrink on its way.
+// formatMillis rounds down: a remaining lifetime may only shrink on its way, and
+// an age that is too young is safe.
 func formatMillis(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
 // parseMillis accepts what a duration of at most a day can be.
@@ -129,6 +131,7 @@ func parseMillis(s string) (time.Duration, error) {
 func setEntry(h http.Header, e backend.Entry) {
 	h.Set(hStamp, formatStamp(e.Stamp))
 	h.Set(hTTL, formatMillis(e.TTL))
+	h.Set(hAge, formatMillis(e.Age))
 }
 
 // readEntry reads the entry of a message, the zero Entry if it carries none.
@@ -144,6 +147,10 @@ func readEntry(h http.Header, body io.Reader) (backend.Entry, error) {
 	if err != nil {
 		return backend.Entry{}, err
 	}
+	age, err := readAge(h)
+	if err != nil {
+		return backend.Entry{}, err
+	}
 	value, err := io.ReadAll(io.LimitReader(body, maxBody+1))
 	if err != nil {
 		return backend.Entry{}, fmt.Errorf("read entry: %w", err)
@@ -151,7 +158,15 @@ func readEntry(h http.Header, body io.Reader) (backend.Entry, error) {
 	if len(value) > backend.MaxValue {
 		return backend.Entry{}, fmt.Errorf("%w: value too large", errWire)
 	}
-	return backend.Entry{Stamp: stamp, Value: value, TTL: ttl}, nil
+	return backend.Entry{Stamp: stamp, Value: value, TTL: ttl, Age: age}, nil
+}
+
+// readAge reads the age of an entry, 0 where the sender's build does not tell it.
+func readAge(h http.Header) (time.Duration, error) {
+	if h.Get(hAge) == "" {
+		return 0, nil
+	}
+	return parseMillis(h.Get(hAge))
 }
 
 func setRefusal(h http.Header, r *backend.Refusal) {

@@ -14,7 +14,7 @@ import (
 
 func TestWire_EntryAndRefusalComeBackAsSent(t *testing.T) {
 	h := http.Header{}
-	in := backend.Entry{Stamp: backend.Stamp{Gen: 7, ID: backend.NewID()}, Value: []byte("sealed"), TTL: 90*time.Second + 999*time.Microsecond}
+	in := backend.Entry{Stamp: backend.Stamp{Gen: 7, ID: backend.NewID()}, Value: []byte("sealed"), TTL: 90*time.Second + 999*time.Microsecond, Age: time.Minute + 999*time.Microsecond}
 	setEntry(h, in)
 	out, err := readEntry(h, bytes.NewReader(in.Value))
 	if err != nil || out.Stamp != in.Stamp || !bytes.Equal(out.Value, in.Value) {
@@ -22,6 +22,9 @@ func TestWire_EntryAndRefusalComeBackAsSent(t *testing.T) {
 	}
 	if out.TTL > in.TTL {
 		t.Fatalf("remaining grew from %v to %v on its way", in.TTL, out.TTL)
+	}
+	if out.Age != time.Minute {
+		t.Fatalf("age of %v came as %v, want it rounded down", in.Age, out.Age)
 	}
 	setRefusal(h, &backend.Refusal{Code: "AUTH-003", Way: true, RetryAfter: 3 * time.Second, Err: errors.New("secret text")})
 	r, err := readRefusal(h)
@@ -52,6 +55,8 @@ func TestWire_RejectsWhatIsMalformed(t *testing.T) {
 		"ttl not a number":   header(hTTL, "1e3"),
 		"ttl missing":        header(hTTL, ""),
 		"ttl beyond 32 bits": header(hTTL, "99999999999"),
+		"age negative":       header(hAge, "-1"),
+		"age of two days":    header(hAge, "172800000"),
 	} {
 		if e, err := readEntry(h, strings.NewReader("")); !errors.Is(err, errWire) {
 			t.Errorf("%s: %+v, %v", name, e, err)
@@ -65,6 +70,15 @@ func TestWire_RejectsWhatIsMalformed(t *testing.T) {
 		if _, err := readRefusal(h); !errors.Is(err, errWire) {
 			t.Errorf("code %q: %v", code, err)
 		}
+	}
+}
+
+func TestWire_EntryOfABuildThatTellsNoAgeIsAsGoodAsNew(t *testing.T) {
+	h := http.Header{}
+	setEntry(h, backend.Entry{Stamp: backend.Stamp{Gen: 7, ID: backend.NewID()}, TTL: time.Minute, Age: time.Hour})
+	h.Del(hAge)
+	if e, err := readEntry(h, strings.NewReader("sealed")); err != nil || e.Age != 0 {
+		t.Fatalf("%v old, %v", e.Age, err)
 	}
 }
 
@@ -122,8 +136,8 @@ func FuzzMessageFields(f *testing.F) {
 	f.Add("1."+strings.Repeat("0", 32), "1000", "AUTH-001", strings.Repeat("0", 32)+":5", []byte("v"))
 	f.Add("", "", "", "", []byte{})
 	f.Fuzz(func(t *testing.T, stamp, ms, code, revoked string, body []byte) {
-		h := http.Header{hStamp: {stamp}, hTTL: {ms}, hCode: {code}, hRetry: {ms}}
-		if e, err := readEntry(h, bytes.NewReader(body)); err == nil && (e.TTL < 0 || e.TTL > backend.MaxTTL || len(e.Value) > backend.MaxValue) {
+		h := http.Header{hStamp: {stamp}, hTTL: {ms}, hAge: {ms}, hCode: {code}, hRetry: {ms}}
+		if e, err := readEntry(h, bytes.NewReader(body)); err == nil && (e.TTL < 0 || e.Age < 0 || e.Age > backend.MaxTTL || e.TTL > backend.MaxTTL || len(e.Value) > backend.MaxValue) {
 			t.Fatalf("accepted %+v", e)
 		}
 		if r, err := readRefusal(h); err == nil && r != nil && (r.RetryAfter > backend.MaxRetryAfter || !isCode(r.Code)) {

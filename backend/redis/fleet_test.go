@@ -326,8 +326,12 @@ func TestValue_IsStoredAsSealed(t *testing.T) {
 	e := must(t, member(t, on(s)), backend.Stamp{}, (&idp{}).fill)
 	raw := s.Do("GET", valueKey())
 	header, sealed, _ := strings.Cut(raw, "\n")
-	stamp, px, _ := strings.Cut(header, " px=")
+	stamp, fields, _ := strings.Cut(header, " px=")
+	px, age, _ := strings.Cut(fields, " age=")
 	ms, err := strconv.Atoi(px)
+	if _, err := strconv.ParseUint(age, 10, 32); err != nil {
+		t.Errorf("age: %v", err)
+	}
 	if stamp != fmt.Sprintf("oo1 %016x %s", e.Gen, e.ID) || err != nil || ms > int(life.Milliseconds()) || !bytes.Equal([]byte(sealed), e.Value) {
 		t.Fatalf("redis holds %q", raw)
 	}

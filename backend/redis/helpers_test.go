@@ -162,3 +162,10 @@ func (l *link) down() {
 		_ = c.Close()
 	}
 }
+
+// up lets new connections through again.
+func (l *link) up() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cut = false
+}

@@ -50,7 +50,7 @@ func (r *Redis) peekPipelined(ctx context.Context, name string) (raw string, lef
 	if _, err := pipe.Exec(ctx); err != nil {
 		return "", 0, err
 	}
-	return get.Val(), min(pttl.Val(), lifeOf(get.Val())), nil
+	return get.Val(), min(pttl.Val(), millisOf(get.Val(), "px")), nil
 }
 
 // peekScripted is peekPipelined for a cluster, where the library may send the

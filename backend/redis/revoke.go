@@ -12,7 +12,8 @@ import (
 )
 
 // keepPause is how long a pause is remembered after it is over, so that the next
-// one doubles.
+// one doubles. All nodes on one Redis must agree on it: it tells when a pause
+// began.
 const keepPause = backend.MaxTTL
 
 // Verdicts of the revoke script.
@@ -57,7 +58,7 @@ func (r *Redis) bury(ctx context.Context, key string, id backend.ID, paced bool)
 	err = r.do(ctx, key, func(ctx context.Context) (err error) {
 		verdict, err = revoke.Run(ctx, r.client, []string{r.valueKey(key), r.pauseKey(key)},
 			id.String(), r.revokedChannel(), key+" "+id.String(),
-			minPause, backend.MaxPace.Milliseconds(), keepPause.Milliseconds()).Text()
+			minPause, backend.MaxPace.Milliseconds(), keepPause.Milliseconds(), backend.PaceMargin.Milliseconds()).Text()
 		return err
 	})
 	return verdict, err

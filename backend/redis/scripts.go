@@ -99,9 +99,12 @@ return 0`)
 // revoke buries one acquisition: the sealed bytes go, the stamp stays until the
 // acquisition would have ended. Where pacing is asked for, the pause's key lives
 // keep longer than the pause, and its value is the pause, so that the next one
-// can double it.
+// can double it. Both together say how long ago the revocation was that the pause
+// follows. What is older by more than margin does not wait, and does not count
+// either: see backend.Pace. Its age is what it was when it was stored, and the
+// time since; where its header does not say it is as good as new.
 //
-// KEYS value pause; ARGV id channel message minPause (0: not paced) maxPause keep.
+// KEYS value pause; ARGV id channel message minPause (0: not paced) maxPause keep margin.
 // Returns a verdict.
 var revoke = goredis.NewScript(`
 local n = redis.pcall('STRLEN', KEYS[1])
@@ -112,15 +115,16 @@ local header = string.match(held, '^[^\n]*\n')
 if not header then return 'absent' end
 if string.sub(held, 22, 53) ~= ARGV[1] then return 'replaced' end
 if string.len(held) == string.len(header) then return 'already' end
+local left = redis.call('PTTL', KEYS[1])
 local least, keep = tonumber(ARGV[4]), tonumber(ARGV[6])
-if least > 0 then
-  local left = redis.call('PTTL', KEYS[2])
-  if left > keep then return 'paced' end
-  local last = tonumber(redis.pcall('GET', KEYS[2]) or 0) or 0
+local rest, last = redis.call('PTTL', KEYS[2]), tonumber(redis.pcall('GET', KEYS[2]) or 0) or 0
+local px, age = string.match(header, ' px=(%d+)'), string.match(header, ' age=(%d+)')
+local older = last > 0 and px and age and age + px - left > last + keep - rest + ARGV[7]
+if least > 0 and not older then
+  if rest > keep then return 'paced' end
   local pause = math.min(math.max(2 * last, least), tonumber(ARGV[5]))
   redis.call('SET', KEYS[2], pause, 'PX', pause + keep)
 end
-local left = redis.call('PTTL', KEYS[1])
 if left > 0 then redis.call('SET', KEYS[1], header, 'PX', left) else redis.call('DEL', KEYS[1]) end
 redis.pcall('PUBLISH', ARGV[2], ARGV[3])
 return 'buried'`)

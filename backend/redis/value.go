@@ -13,10 +13,10 @@ import (
 
 // The encoding of a value, version 1:
 //
-//	"oo1 " gen " " id [" px=" life] [" " field]... "\n" sealed
+//	"oo1 " gen " " id [" px=" life] [" age=" age] [" " field]... "\n" sealed
 //
-// Life is what Redis gave the value when it was stored, in milliseconds: the
-// script that stores fills it in.
+// Life is what Redis gave the value when it was stored: the script that stores
+// fills it in. Age is Entry.Age then. Both are in milliseconds, rounded down.
 //
 // gen is 16 and id 32 lower-case hex digits, so the scripts compare stamps as
 // the strings they are, at fixed places, whatever the server's locale. Later
@@ -42,9 +42,11 @@ var errForeign = errors.New("foreign or corrupt value")
 
 // encode returns the value of e.
 func encode(e backend.Entry) []byte {
-	out := make([]byte, 0, stampAt+stampLen+1+len(e.Value))
+	out := make([]byte, 0, maxHeader+len(e.Value))
 	out = append(out, magic...)
 	out = append(out, stampText(e.Stamp)...)
+	out = append(out, " age="...)
+	out = strconv.AppendInt(out, e.Age.Milliseconds(), 10)
 	out = append(out, '\n')
 	return append(out, e.Value...)
 }
@@ -65,23 +67,30 @@ func decode(raw []byte) (backend.Entry, error) {
 	if len(raw)-end-1 > backend.MaxValue {
 		return backend.Entry{}, fmt.Errorf("%w: %d sealed bytes", errForeign, len(raw)-end-1)
 	}
-	return backend.Entry{Stamp: stamp, Value: raw[end+1:], From: backend.FromRedis}, nil
+	// How long Redis has held it is not added: what is known of that may be about
+	// the value before (see peekPipelined), and too young is safe.
+	age := millisOf(string(raw[:end+1]), "age")
+	return backend.Entry{Stamp: stamp, Value: raw[end+1:], Age: age, From: backend.FromRedis}, nil
 }
 
-// lifeOf returns the life that a value was stored with, or 0 where it does not
-// say.
-func lifeOf(raw string) time.Duration {
+// millisOf returns a field of a value's header, or 0 where it does not say.
+func millisOf(raw, field string) time.Duration {
 	header, _, _ := strings.Cut(raw[:min(len(raw), maxHeader)], "\n")
 	if len(header) < stampAt+stampLen {
 		return 0
 	}
-	digits, ok := strings.CutPrefix(header[stampAt+stampLen:], " px=")
-	digits, _, _ = strings.Cut(digits, " ")
-	ms, err := strconv.ParseUint(digits, 10, 63)
-	if !ok || err != nil || ms > uint64(backend.MaxTTL.Milliseconds()) {
-		return 0
+	for text := range strings.SplitSeq(header[stampAt+stampLen:], " ") {
+		digits, ok := strings.CutPrefix(text, field+"=")
+		if !ok {
+			continue
+		}
+		ms, err := strconv.ParseUint(digits, 10, 63)
+		if err != nil || ms > uint64(backend.MaxTTL.Milliseconds()) {
+			return 0
+		}
+		return time.Duration(ms) * time.Millisecond
 	}
-	return time.Duration(ms) * time.Millisecond
+	return 0
 }
 
 // stampText is how a stamp stands in a value and in the scripts' arguments.

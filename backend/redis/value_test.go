@@ -15,10 +15,10 @@ import (
 
 func TestValue_RoundTrip(t *testing.T) {
 	for _, value := range [][]byte{{0}, []byte("\n\n"), bytes.Repeat([]byte{0xff}, backend.MaxValue), nil} {
-		in := backend.Entry{Stamp: backend.Stamp{Gen: maxGen, ID: backend.NewID()}, Value: value}
+		in := backend.Entry{Stamp: backend.Stamp{Gen: maxGen, ID: backend.NewID()}, Value: value, Age: time.Minute + 999*time.Microsecond}
 		out, err := decode(encode(in))
-		if err != nil || out.Stamp != in.Stamp || !bytes.Equal(out.Value, in.Value) {
-			t.Fatalf("%d bytes: %v, %v", len(value), out.Stamp, err)
+		if err != nil || out.Stamp != in.Stamp || !bytes.Equal(out.Value, in.Value) || out.Age != time.Minute {
+			t.Fatalf("%d bytes: %v, %v old, %v", len(value), out.Stamp, out.Age, err)
 		}
 	}
 }
@@ -37,21 +37,24 @@ func TestValue_TextOrdersAsStamps(t *testing.T) {
 	}
 }
 
-func TestValue_LifeIsReadFromTheHeaderOnly(t *testing.T) {
+func TestValue_FieldsAreReadFromTheHeaderOnly(t *testing.T) {
 	stamp := magic + stampText(backend.Stamp{Gen: 1, ID: backend.ID{1}})
 	for raw, want := range map[string]time.Duration{
 		stamp + " px=1500\nsealed":         1500 * time.Millisecond,
 		stamp + " px=1500 later=1\nsealed": 1500 * time.Millisecond,
 		stamp + "\nsealed px=1500":         0,
 		stamp + "\n px=1500\n":             0,
-		stamp + " later=1 px=1500\n":       0,
+		stamp + " later=1 px=1500\n":       1500 * time.Millisecond,
+		stamp + " npx=1 px=1500\n":         1500 * time.Millisecond,
+		stamp + " age=1 px=1500\n":         1500 * time.Millisecond,
+		stamp + " age=1500\n":              0,
 		stamp + " px=\n":                   0,
 		stamp + " px=-1\n":                 0,
 		stamp + " px=86400001\n":           0,
 		magic + " px=1500\n":               0,
 		"":                                 0,
 	} {
-		if got := lifeOf(raw); got != want {
+		if got := millisOf(raw, "px"); got != want {
 			t.Errorf("%q: %v, want %v", raw, got, want)
 		}
 	}
@@ -71,6 +74,9 @@ func FuzzDecode(f *testing.F) {
 				t.Fatalf("not told as foreign: %v", err)
 			}
 			return
+		}
+		if e.Age < 0 || e.Age > backend.MaxTTL {
+			t.Fatalf("%v old", e.Age)
 		}
 		if e.Gen == 0 || e.Gen > maxGen || e.ID == (backend.ID{}) || len(e.Value) > backend.MaxValue {
 			t.Fatalf("accepted %v with %d bytes", e.Stamp, len(e.Value))
