@@ -202,7 +202,10 @@ func (g *Gossip) precedes(key string, m cluster.Member) bool {
 // acquire goes to the provider. Whoever waits is answered before the copies are
 // made.
 func (g *Gossip) acquire(ctx context.Context, key string, stale backend.Stamp, fill backend.FillFunc) (backend.Entry, error) {
+	acquiring, done := context.WithCancel(ctx)
+	g.tellNewcomers(acquiring, key)
 	e, err := g.store.Acquire(ctx, key, stale, fill)
+	done()
 	var refusal *backend.Refusal
 	switch {
 	case err == nil:
@@ -215,6 +218,38 @@ func (g *Gossip) acquire(ctx context.Context, key string, stale backend.Stamp, f
 	}
 	g.spawn("replicate", func(ctx context.Context) { g.replicate(ctx, key, refusal) })
 	return e, err
+}
+
+// tellNewcomers notes this node's intent with those who become one of the first R
+// others before ctx ends: nodes that join, or come back, while the provider takes
+// its time. Otherwise a leader who looks at none but newcomers would not see it.
+func (g *Gossip) tellNewcomers(ctx context.Context, key string) {
+	p := g.peers.Load()
+	if p == nil {
+		return
+	}
+	told := make(map[string]bool)
+	for _, m := range g.replicas(key) {
+		told[m.ID] = true
+	}
+	g.spawn("tell newcomers", func(life context.Context) {
+		for {
+			changed := (*p).Changed()
+			for _, m := range g.replicas(key) {
+				if !told[m.ID] {
+					told[m.ID] = true
+					g.spawn("intend", func(context.Context) { _, _ = g.peek(ctx, m, key, lookIntending(nil)) })
+				}
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			case <-life.Done():
+				return
+			}
+		}
+	})
 }
 
 func sleep(ctx context.Context, d time.Duration) {

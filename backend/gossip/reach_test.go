@@ -296,3 +296,30 @@ func TestFill_ANodeThatHasNeverMetAnybodyLooksOnceMoreBeforeItAcquires(t *testin
 		f.wantCalls(1)
 	})
 }
+
+// While one node acquires, so many join that a leader among them looks at none
+// but newcomers.
+func TestFill_NewcomersAreToldOfAnAcquisitionUnderWay(t *testing.T) {
+	for range 8 { // who leads whom is chance
+		inFleet(t, 1, func(t *testing.T, f *fleet) {
+			f.idp.set(func(p *provider) { p.latency = 8 * time.Second })
+			first, done := f.nodes[0], make(chan error, 1)
+			go func() {
+				_, err := first.get(t.Context(), backend.Stamp{})
+				done <- err
+			}()
+			time.Sleep(time.Second + settleQuiet)
+			for range 8 {
+				f.start()
+				time.Sleep(500 * time.Millisecond)
+			}
+			if _, err := f.ordered()[0].get(t.Context(), backend.Stamp{}); err != nil {
+				t.Error(err)
+			}
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			f.wantCalls(1)
+		})
+	}
+}
