@@ -39,10 +39,10 @@ func newLifeline(conn *net.TCPConn, limit time.Duration) *lifeline {
 // look gives the connection up, or looks again when it could next be time. At a
 // connection that is closed it ends.
 func (l *lifeline) look() {
-	silent, unanswered, err := silence(l.TCPConn)
+	silent, inVain, err := silence(l.TCPConn)
 	switch {
 	case err != nil:
-	case unanswered && silent >= l.limit:
+	case inVain && silent >= l.limit:
 		l.dead.Store(true)
 		// A reset: the kernel would go on sending, and a STOW that was reported as
 		// failed be stored when the path is back.

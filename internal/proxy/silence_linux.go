@@ -8,11 +8,13 @@ import (
 )
 
 // silence reports how long ago the other end last acknowledged anything, and
-// whether it has been sent data repeatedly since. Where it keeps its window shut
-// there is nothing to repeat: Linux sends probes, ever more rarely, so that
-// silence alone means little. Twice, because the first may be due at once after
-// this machine was suspended.
-func silence(conn *net.TCPConn) (since time.Duration, unanswered bool, err error) {
+// whether it has been sent data in vain since. That is data which was repeated,
+// or which this host could not send at all, because it has lost the address or
+// the route: Linux then tries as it probes a window that is shut, though the
+// window is open. Where the other end does keep it shut there is nothing to
+// repeat, and the probes become ever rarer, so that silence alone means little.
+// Twice, because the first may be due at once after this machine was suspended.
+func silence(conn *net.TCPConn) (since time.Duration, inVain bool, err error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return 0, false, err
@@ -28,5 +30,8 @@ func silence(conn *net.TCPConn) (since time.Duration, unanswered bool, err error
 	if err != nil {
 		return 0, false, err
 	}
-	return time.Duration(info.Last_ack_recv) * time.Millisecond, info.Unacked > 0 && info.Retransmits >= 2, nil
+	repeated := info.Unacked > 0 && info.Retransmits >= 2
+	fits := info.Notsent_bytes > 0 && info.Snd_wnd >= min(info.Notsent_bytes, info.Snd_mss)
+	stuck := info.Unacked == 0 && fits && info.Probes >= 2
+	return time.Duration(info.Last_ack_recv) * time.Millisecond, repeated || stuck, nil
 }

@@ -9,6 +9,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -214,4 +217,59 @@ func (w *wire) silentFor(d time.Duration) error {
 		err = fmt.Errorf("the archive was heard %v ago", since)
 	}
 	return err
+}
+
+// The kernel cannot send what is written then, and does not say so.
+func TestSilence_ConnectionWhoseAddressIsGoneIsGivenUp(t *testing.T) {
+	if os.Geteuid() != 0 {
+		if os.Getenv("ORTHANC_OAUTH_REQUIRE_REAL") != "" {
+			t.Fatal("a network namespace needs root")
+		}
+		t.Skip("SKIPPED: a network namespace needs root")
+	}
+	var far, near net.Conn
+	inNamespace(t, func(ip func(args ...string)) {
+		ip("link", "set", "lo", "up")
+		ip("address", "add", "198.18.0.1/32", "dev", "lo")
+		ip("address", "add", "198.18.0.2/32", "dev", "lo")
+		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "198.18.0.1:0")
+		must(t, err)
+		defer l.Close()
+		near, err = (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(198, 18, 0, 2)}}).DialContext(t.Context(), "tcp", l.Addr().String())
+		must(t, err)
+		far, err = l.Accept()
+		must(t, err)
+		ip("address", "delete", "198.18.0.2/32", "dev", "lo")
+	})
+	defer far.Close()
+	conn := newLifeline(near.(*net.TCPConn), testLimit)
+	defer conn.Close()
+	_, err := conn.Write([]byte("hello"))
+	must(t, err)
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, errSilence) {
+		t.Errorf("got %v, want that the connection was given up", err)
+	}
+}
+
+// inNamespace runs f in a network namespace of its own; sockets that it opens
+// stay there.
+func inNamespace(t *testing.T, f func(ip func(args ...string))) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // for ever: the thread ends with the goroutine
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			t.Errorf("new network namespace: %v", err)
+			return
+		}
+		f(func(args ...string) {
+			if out, err := exec.CommandContext(t.Context(), "ip", args...).CombinedOutput(); err != nil {
+				t.Errorf("ip %v: %v: %s", args, err, out)
+			}
+		})
+	}()
+	if <-done; t.Failed() {
+		t.FailNow()
+	}
 }
