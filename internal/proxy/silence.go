@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"sync/atomic"
@@ -17,6 +18,15 @@ const silenceLimit = 15 * time.Second
 // errSilence is what the kernel would say as well, after a quarter of an hour.
 var errSilence = fmt.Errorf("the remote's host acknowledges nothing: %w", syscall.ETIMEDOUT)
 
+// errMoved is for a kept connection from an address that this host has no more.
+// Nothing was sent into it, so net/http takes another one.
+var errMoved = fmt.Errorf("this host has lost the connection's address: %w", syscall.EADDRNOTAVAIL)
+
+// rested is how long a connection has carried nothing when it is worth to look
+// whether this host still has its address: before a request, and not between the
+// pieces of an upload.
+const rested = 100 * time.Millisecond
+
 // lifeline is a TCP connection that is given up when its path is dead. keepAlive
 // sees to that while nothing is on its way to the remote; but what has been sent
 // and is not acknowledged holds keep-alive back, and is repeated for 15 min. A
@@ -27,10 +37,12 @@ type lifeline struct {
 	limit time.Duration
 	timer *time.Timer
 	dead  atomic.Bool
+	began time.Time
+	used  atomic.Int64 // when it last carried something: nanoseconds since began
 }
 
 func newLifeline(conn *net.TCPConn, limit time.Duration) *lifeline {
-	l := &lifeline{TCPConn: conn, limit: limit}
+	l := &lifeline{TCPConn: conn, limit: limit, began: time.Now()}
 	l.timer = time.AfterFunc(limit, l.look)
 	l.timer.Reset(limit) // look reads timer, which is set only now
 	return l
@@ -56,13 +68,32 @@ func (l *lifeline) look() {
 // Read implements net.Conn.
 func (l *lifeline) Read(p []byte) (int, error) {
 	n, err := l.TCPConn.Read(p)
+	l.used.Store(int64(time.Since(l.began)))
 	return n, l.explain(err)
 }
 
 // Write implements net.Conn.
 func (l *lifeline) Write(p []byte) (int, error) {
+	now := time.Since(l.began)
+	if now-time.Duration(l.used.Swap(int64(now))) > rested && moved(l.TCPConn) {
+		return 0, errMoved
+	}
 	n, err := l.TCPConn.Write(p)
 	return n, l.explain(err)
+}
+
+// moved reports whether this host no longer has the connection's address: a
+// socket could not be bound to it any more.
+func moved(conn *net.TCPConn) bool {
+	local, ok := conn.LocalAddr().(*net.TCPAddr)
+	if !ok {
+		return false
+	}
+	probe, err := net.ListenUDP("udp", &net.UDPAddr{IP: local.IP, Zone: local.Zone})
+	if err == nil {
+		probe.Close() //nolint:errcheck // nothing was sent
+	}
+	return errors.Is(err, syscall.EADDRNOTAVAIL)
 }
 
 // explain tells a connection that was given up from one that was closed.

@@ -11,7 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -28,7 +28,9 @@ type wire struct {
 	archive *httptest.Server
 
 	mu    sync.Mutex
+	from  net.Addr       // that the proxy dials from; nil: any
 	near  []*net.TCPConn // of the proxy
+	lines []*lifeline    // the same
 	far   []*net.TCPConn // of the archive
 	ended atomic.Int64   // of far
 }
@@ -70,14 +72,15 @@ func (w *wire) note(conn net.Conn, state http.ConnState) {
 }
 
 func (w *wire) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+	conn, err := (&net.Dialer{LocalAddr: w.from}).DialContext(ctx, network, addr)
 	if err != nil {
 		return nil, err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.near = append(w.near, conn.(*net.TCPConn))
-	return newLingerer(newLifeline(conn.(*net.TCPConn), testLimit)), nil
+	w.lines = append(w.lines, newLifeline(conn.(*net.TCPConn), testLimit))
+	return newLingerer(w.lines[len(w.lines)-1]), nil
 }
 
 // cut lets both ends of all connections drop what arrives, before TCP sees it.
@@ -219,57 +222,85 @@ func (w *wire) silentFor(d time.Duration) error {
 	return err
 }
 
-// The kernel cannot send what is written then, and does not say so.
-func TestSilence_ConnectionWhoseAddressIsGoneIsGivenUp(t *testing.T) {
+// inNamespace runs the test once more in a process whose network is its own, and
+// reports whether this is that process.
+func inNamespace(t *testing.T) bool {
+	t.Helper()
+	const mark = "ORTHANC_OAUTH_TEST_NAMESPACE"
+	if os.Getenv(mark) != "" {
+		for _, args := range []string{"link set lo up", "address add 198.18.0.1/32 dev lo", "address add 198.18.0.2/32 dev lo"} {
+			ip(t, args)
+		}
+		return true
+	}
 	if os.Geteuid() != 0 {
 		if os.Getenv("ORTHANC_OAUTH_REQUIRE_REAL") != "" {
 			t.Fatal("a network namespace needs root")
 		}
 		t.Skip("SKIPPED: a network namespace needs root")
 	}
-	var far, near net.Conn
-	inNamespace(t, func(ip func(args ...string)) {
-		ip("link", "set", "lo", "up")
-		ip("address", "add", "198.18.0.1/32", "dev", "lo")
-		ip("address", "add", "198.18.0.2/32", "dev", "lo")
-		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "198.18.0.1:0")
-		must(t, err)
-		defer l.Close()
-		near, err = (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(198, 18, 0, 2)}}).DialContext(t.Context(), "tcp", l.Addr().String())
-		must(t, err)
-		far, err = l.Accept()
-		must(t, err)
-		ip("address", "delete", "198.18.0.2/32", "dev", "lo")
-	})
+	cmd := exec.CommandContext(t.Context(), "unshare", "--net", os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v") //nolint:gosec // this test itself
+	cmd.Env = append(os.Environ(), mark+"=1")
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
+		t.Fatalf("in a namespace: %v\n%s", err, out)
+	}
+	return false
+}
+
+func ip(t *testing.T, args string) {
+	t.Helper()
+	if out, err := exec.CommandContext(t.Context(), "ip", strings.Fields(args)...).CombinedOutput(); err != nil { //nolint:gosec // constants
+		t.Fatalf("ip %s: %v: %s", args, err, out)
+	}
+}
+
+// losable is an address that a test in a namespace takes away.
+var losable = &net.TCPAddr{IP: net.IPv4(198, 18, 0, 2)}
+
+// The kernel cannot send what is written then, and does not say so.
+func TestSilence_ConnectionInUseWhoseAddressIsGoneIsGivenUp(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "198.18.0.1:0")
+	must(t, err)
+	defer l.Close()
+	near, err := (&net.Dialer{LocalAddr: losable}).DialContext(t.Context(), "tcp", l.Addr().String())
+	must(t, err)
+	far, err := l.Accept()
+	must(t, err)
 	defer far.Close()
 	conn := newLifeline(near.(*net.TCPConn), testLimit)
 	defer conn.Close()
-	_, err := conn.Write([]byte("hello"))
+	ip(t, "address delete 198.18.0.2/32 dev lo")
+	_, err = near.Write([]byte("hello"))
 	must(t, err)
 	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, errSilence) {
 		t.Errorf("got %v, want that the connection was given up", err)
 	}
 }
 
-// inNamespace runs f in a network namespace of its own; sockets that it opens
-// stay there.
-func inNamespace(t *testing.T, f func(ip func(args ...string))) {
-	t.Helper()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // for ever: the thread ends with the goroutine
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			t.Errorf("new network namespace: %v", err)
-			return
-		}
-		f(func(args ...string) {
-			if out, err := exec.CommandContext(t.Context(), "ip", args...).CombinedOutput(); err != nil {
-				t.Errorf("ip %v: %v: %s", args, err, out)
-			}
-		})
-	}()
-	if <-done; t.Failed() {
-		t.FailNow()
+// A kept connection is not even written to, so that the request goes over
+// another one at once, and an upload too.
+func TestSilence_KeptConnectionWhoseAddressIsGoneIsNotUsed(t *testing.T) {
+	if !inNamespace(t) {
+		return
 	}
+	r := newRig(t, status(http.StatusTeapot))
+	w := newWire(r, false, func(_ http.ResponseWriter, req *http.Request) { io.Copy(io.Discard, req.Body) })
+	w.from = losable
+	resp, _ := r.get("/pacs/studies")
+	want(t, "status", resp.StatusCode, 200)
+	ip(t, "address delete 198.18.0.2/32 dev lo")
+	w.from = nil
+	eventually(t, func() error {
+		if l := w.lines[0]; time.Since(l.began)-time.Duration(l.used.Load()) <= rested {
+			return errors.New("the connection has not rested yet")
+		}
+		return nil
+	})
+	resp, _ = r.do(r.request(http.MethodPost, "/pacs/studies", io.NopCloser(newPattern(1000))))
+	want(t, "status", resp.StatusCode, 200)
+	want(t, "connections", w.dialled(), 2)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -68,8 +69,8 @@ func NewTransport(cfg TransportConfig) (*http.Transport, error) {
 // keepAlive finds out within 11 s that a kept connection leads nowhere: this host
 // has another address since, or a firewall has forgotten the connection. The next
 // request would be sent into it and wait for the whole HeaderTimeout. A remote
-// that thinks about its answer answers the probes. What is sent in those 11 s is
-// looked after by lifeline.
+// that thinks about its answer answers the probes. lifeline looks after what is
+// sent in those 11 s.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3}
 
 func orDefault(d, otherwise time.Duration) time.Duration {
@@ -138,7 +139,7 @@ func newLingerer(conn net.Conn) *lingerer {
 // Write implements net.Conn.
 func (l *lingerer) Write(p []byte) (int, error) {
 	n, err := l.Conn.Write(p)
-	if err != nil {
+	if err != nil && !errors.Is(err, errMoved) {
 		t := time.NewTimer(lingerTime)
 		defer t.Stop()
 		select {
