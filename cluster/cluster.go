@@ -44,13 +44,15 @@ type Cluster struct {
 	setMu   sync.Mutex // one change of keys, secrets or address at a time
 	secrets [][]byte
 
-	started  time.Time  // of rejoin, which alone reads it
-	joinMu   sync.Mutex // guards what follows
-	joinErr  error
-	hurried  time.Time // see JoinNow
-	reported bool
-	alone    bool
-	lastSeen map[netip.AddrPort]time.Time
+	started   time.Time  // set before rejoin is
+	joinMu    sync.Mutex // guards what follows
+	joinErr   error
+	hurried   time.Time // when JoinNow last did something
+	hurrying  int       // rounds of it under way
+	lastRound time.Time // when the round reported last had begun
+	reported  bool
+	alone     bool
+	lastSeen  map[netip.AddrPort]time.Time
 
 	stateMu sync.Mutex             // guards what follows
 	list    *memberlist.Memberlist // nil before Start
@@ -197,6 +199,7 @@ func (c *Cluster) Start() error {
 	c.goes("requests", func() { _ = c.server.Serve(c.transport.listener()) })
 	c.goes("members", c.follow)
 	c.goes("metadata", c.advertise)
+	c.started = time.Now()
 	c.goes("rejoin", c.rejoin)
 	c.goes("warm", c.warm)
 	return nil

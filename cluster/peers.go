@@ -79,6 +79,7 @@ const (
 	rejoinEvery = 10 * time.Second // +-30%
 	firstRejoin = 250 * time.Millisecond
 	hurryEvery  = 500 * time.Millisecond // for those who cannot wait for the next round
+	maxHurried  = 3                      // rounds of theirs at a time
 	resolveTime = 5 * time.Second
 	settleEvery = time.Second
 	// After joining, members of the peer list are asked again a few times: what
@@ -97,7 +98,6 @@ const (
 // has answered, for nodes that start together, then every ten seconds.
 func (c *Cluster) rejoin() {
 	wait, again := firstRejoin, settleRounds
-	c.started = time.Now()
 	for {
 		c.checkAddr()
 		joined := c.hasJoined()
@@ -118,15 +118,24 @@ func (c *Cluster) rejoin() {
 
 // JoinNow tries the peers that are no members at once, beside the rounds under
 // way: those may wait five seconds for peers that were out of reach when they
-// began. It does not wait, and does nothing within half a second of the last time.
+// began. It does not wait, and does nothing within half a second of the last time
+// or while maxHurried such rounds are under way.
 func (c *Cluster) JoinNow() {
 	c.joinMu.Lock()
 	defer c.joinMu.Unlock()
-	if !c.hurried.IsZero() && time.Since(c.hurried) < hurryEvery {
+	if c.hurrying >= maxHurried || !c.hurried.IsZero() && time.Since(c.hurried) < hurryEvery {
 		return
 	}
 	c.hurried = time.Now()
-	c.goes("join now", func() { c.joinRound(false) })
+	c.hurrying++
+	c.goes("join now", func() {
+		defer func() {
+			c.joinMu.Lock()
+			defer c.joinMu.Unlock()
+			c.hurrying--
+		}()
+		c.joinRound(false)
+	})
 }
 
 func jitter(d time.Duration) time.Duration {
@@ -136,6 +145,7 @@ func jitter(d time.Duration) time.Duration {
 // joinRound resolves all peers, joins those that are no members, in parallel,
 // and logs when that goes otherwise than last time.
 func (c *Cluster) joinRound(again bool) {
+	began := time.Now()
 	targets, err := c.targets(again)
 	var (
 		wg    sync.WaitGroup
@@ -160,7 +170,7 @@ func (c *Cluster) joinRound(again bool) {
 	}
 	wg.Wait()
 	if c.ctx.Err() == nil {
-		c.reportJoin(errors.Join(errs...))
+		c.reportJoin(began, errors.Join(errs...))
 	}
 }
 
@@ -192,11 +202,15 @@ func plain(err error) error {
 
 // reportJoin keeps the error for Status and logs changes of state: alone or
 // not, and why. The text of an error changes with every round, its kind does not.
-func (c *Cluster) reportJoin(err error) {
+// A round that began before the last one reported knows less than that.
+func (c *Cluster) reportJoin(began time.Time, err error) {
 	alone := len(c.snap.Load().members) < 2
 	c.joinMu.Lock()
 	defer c.joinMu.Unlock()
-	c.joinErr = err
+	if began.Before(c.lastRound) {
+		return
+	}
+	c.lastRound, c.joinErr = began, err
 	if c.reported && c.alone == alone || alone && time.Since(c.started) < patience {
 		return
 	}

@@ -272,16 +272,18 @@ func (g *Gossip) heedEntry(from, key string, r record) {
 }
 
 // pull asks a digest's sender for what it holds now, and calls then. One pull of
-// a key at a time is enough: the next digest tells of the rest again.
+// a key at a time is enough; of those that ask for one meanwhile the last is
+// asked after it.
 func (g *Gossip) pull(from, key string, then func()) {
-	if g.suspect.has(from) || !g.heard.pulling(key) {
+	if g.suspect.has(from) || !g.heard.pulling(key, from) {
 		return
 	}
 	g.spawn("pull", func(ctx context.Context) {
-		defer g.heard.pulled(key)
-		if m, ok := g.awaitMember(ctx, from); ok {
-			_, _ = g.peek(ctx, m, key, lookOnly)
-			then()
+		for more := true; more; from, more = g.heard.pulled(key) {
+			if m, ok := g.awaitMember(ctx, from); ok {
+				_, _ = g.peek(ctx, m, key, lookOnly)
+				then()
+			}
 		}
 	})
 }
@@ -313,7 +315,7 @@ type announcements struct {
 	clock *backend.Clock
 	mu    sync.Mutex
 	by    map[string]announcement
-	pulls map[string]bool
+	pulls map[string]string // under way, by key: who is to be asked next, or ""
 }
 
 type announcement struct {
@@ -323,7 +325,7 @@ type announcement struct {
 }
 
 func newAnnouncements(clock *backend.Clock) *announcements {
-	return &announcements{clock: clock, by: make(map[string]announcement), pulls: make(map[string]bool)}
+	return &announcements{clock: clock, by: make(map[string]announcement), pulls: make(map[string]string)}
 }
 
 // note keeps the newest announcement of a key, of equal ones the latest: its
@@ -345,19 +347,30 @@ func (a *announcements) holder(key string, stale backend.Stamp) (string, bool) {
 	return an.holder, ok && a.clock.Now() < an.until && an.stamp.Newer(stale)
 }
 
-// pulling reports whether a pull of key may start, and notes it.
-func (a *announcements) pulling(key string) bool {
+// pulling reports whether a pull of key may start, and notes it. Where one is
+// under way from is asked after it.
+func (a *announcements) pulling(key, from string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.pulls[key] || len(a.pulls) >= pullQueue {
+	if _, busy := a.pulls[key]; busy {
+		a.pulls[key] = from
 		return false
 	}
-	a.pulls[key] = true
+	if len(a.pulls) >= pullQueue {
+		return false
+	}
+	a.pulls[key] = ""
 	return true
 }
 
-func (a *announcements) pulled(key string) {
+// pulled ends a pull, unless somebody is to be asked next.
+func (a *announcements) pulled(key string) (next string, more bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if next = a.pulls[key]; next != "" {
+		a.pulls[key] = ""
+		return next, true
+	}
 	delete(a.pulls, key)
+	return "", false
 }

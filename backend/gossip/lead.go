@@ -60,6 +60,7 @@ func (g *Gossip) flyLead(ctx context.Context, key string, stale backend.Stamp, s
 	dismissed := slices.Clone(suspects)
 	for ctx.Err() == nil {
 		phase.set(answerPeeking)
+		told := g.replicas(key)
 		rivals := g.look(ctx, key, stale, lookIntending(dismissed))
 		if e, ok := g.local(key, stale); ok {
 			return e, nil
@@ -70,7 +71,7 @@ func (g *Gossip) flyLead(ctx context.Context, key string, stale backend.Stamp, s
 		rival, found := g.rival(ctx, key, stale, rivals, &dismissed)
 		if !found {
 			phase.set(answerAcquiring)
-			return g.acquire(ctx, key, stale, fill)
+			return g.acquire(ctx, key, stale, fill, told)
 		}
 		phase.set(answerWaiting)
 		if g.waitOn(ctx, rival, key, stale) {
@@ -199,11 +200,11 @@ func (g *Gossip) precedes(key string, m cluster.Member) bool {
 	return false
 }
 
-// acquire goes to the provider. Whoever waits is answered before the copies are
-// made.
-func (g *Gossip) acquire(ctx context.Context, key string, stale backend.Stamp, fill backend.FillFunc) (backend.Entry, error) {
+// acquire goes to the provider, after told have been told so. Whoever waits is
+// answered before the copies are made.
+func (g *Gossip) acquire(ctx context.Context, key string, stale backend.Stamp, fill backend.FillFunc, told []cluster.Member) (backend.Entry, error) {
 	acquiring, done := context.WithCancel(ctx)
-	g.tellNewcomers(acquiring, key)
+	g.tellNewcomers(acquiring, key, told)
 	e, err := g.store.Acquire(ctx, key, stale, fill)
 	done()
 	var refusal *backend.Refusal
@@ -221,28 +222,23 @@ func (g *Gossip) acquire(ctx context.Context, key string, stale backend.Stamp, f
 }
 
 // tellNewcomers notes this node's intent with those who become one of the first R
-// others before ctx ends: nodes that join, or come back, while the provider takes
-// its time. Otherwise a leader who looks at none but newcomers would not see it.
-func (g *Gossip) tellNewcomers(ctx context.Context, key string) {
+// others before ctx ends, or become reachable: nodes that join, or come back,
+// while the provider takes its time. Otherwise a leader who looks at none but
+// newcomers would not see it. Told are those that have heard of it already.
+func (g *Gossip) tellNewcomers(ctx context.Context, key string, told []cluster.Member) {
 	p := g.peers.Load()
 	if p == nil {
 		return
 	}
-	told := make(map[string]bool)
-	for _, m := range g.replicas(key) {
-		told[m.ID] = true
-	}
 	g.spawn("tell newcomers", func(life context.Context) {
+		tick := time.NewTicker(tellEvery)
+		defer tick.Stop()
 		for {
 			changed := (*p).Changed()
-			for _, m := range g.replicas(key) {
-				if !told[m.ID] {
-					told[m.ID] = true
-					g.spawn("intend", func(context.Context) { _, _ = g.peek(ctx, m, key, lookIntending(nil)) })
-				}
-			}
+			told = append(told, g.intendAt(life, key, newcomers(g.replicas(key), told))...)
 			select {
 			case <-changed:
+			case <-tick.C:
 			case <-ctx.Done():
 				return
 			case <-life.Done():
@@ -250,6 +246,35 @@ func (g *Gossip) tellNewcomers(ctx context.Context, key string) {
 			}
 		}
 	})
+}
+
+// tellEvery is how often a node that acquires looks for replicas that it could
+// not tell of it, or that were suspected until then.
+const tellEvery = time.Second
+
+func newcomers(replicas, told []cluster.Member) []cluster.Member {
+	return slices.DeleteFunc(replicas, func(m cluster.Member) bool {
+		return slices.ContainsFunc(told, func(t cluster.Member) bool { return t.ID == m.ID })
+	})
+}
+
+// intendAt notes this node's intent with all at once and returns those that have
+// answered.
+func (g *Gossip) intendAt(ctx context.Context, key string, all []cluster.Member) (answered []cluster.Member) {
+	var mu sync.Mutex
+	var peeks sync.WaitGroup
+	for _, m := range all {
+		peeks.Go(func() {
+			defer g.recovered("intend")
+			if _, err := g.peek(ctx, m, key, lookIntending(nil)); err == nil {
+				mu.Lock()
+				defer mu.Unlock()
+				answered = append(answered, m)
+			}
+		})
+	}
+	peeks.Wait()
+	return answered
 }
 
 func sleep(ctx context.Context, d time.Duration) {

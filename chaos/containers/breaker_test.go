@@ -31,6 +31,7 @@ type breaker struct {
 	redis, fleet, ring, roots sync.Mutex // held by a fault of these
 	lives                     int        // of Redis
 	lastRevoked               time.Duration
+	rotations                 int // of the client's secret
 }
 
 // steps makes a schedule of plans.
@@ -107,32 +108,43 @@ func (s *breaker) restart(ctx context.Context, p plan) error {
 // `docker compose up` with another tag does: one container after the other, so
 // that both versions are at work beside each other. The volume with the studies
 // stays.
-func (s *breaker) upgrade(ctx context.Context, p plan) error {
+func (s *breaker) upgrade(ctx context.Context, _ plan) error {
 	if !s.fleet.TryLock() {
 		return storm.ErrBusy
 	}
 	defer s.fleet.Unlock()
-	return errors.Join(s.roll(ctx, p, before), s.roll(ctx, p, this))
+	return errors.Join(s.roll(ctx, before), s.roll(ctx, this))
 }
 
 // roll replaces one container after the other by one of another tag.
-func (s *breaker) roll(ctx context.Context, p plan, tag string) error {
-	for i := range s.w.nodes {
-		p.node, p.leader = i, false
-		err := fleet.Eventually(ctx, commandPatience, func(ctx context.Context) error {
-			if s.w.time.Current().Running[i] {
-				return storm.ErrBusy // until whatever is done to it is over: all of them are upgraded
-			}
-			return nil
-		})
+func (s *breaker) roll(ctx context.Context, tag string) error {
+	for _, n := range s.w.nodes {
+		free, err := s.takeOnly(ctx, n)
 		if err == nil {
-			err = s.held(ctx, p, func(n *node) error { return s.replace(ctx, n, tag) })
+			err = s.replace(ctx, n, tag)
+			free()
 		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// takeOnly holds this node and no other, once whatever is done to it is over.
+func (s *breaker) takeOnly(ctx context.Context, n *node) (free func(), err error) {
+	err = fleet.Eventually(ctx, commandPatience, func(context.Context) error {
+		i, release, ok := s.Take(n.number, len(s.w.nodes))
+		switch {
+		case ok && i == n.number:
+			free = release
+			return nil
+		case ok:
+			release()
+		}
+		return fmt.Errorf("%s is held by another fault", n.service)
+	})
+	return free, err
 }
 
 func (s *breaker) replace(ctx context.Context, n *node, tag string) error {
@@ -262,7 +274,8 @@ func (s *breaker) rotateClient(ctx context.Context, _ plan) error {
 	defer s.roots.Unlock()
 	name := s.w.clientSecret
 	old, fresh := s.w.secret(name), rand.Text()
-	s.w.clientSecret = fmt.Sprintf("client.secret, %d", len(s.w.secrets))
+	s.rotations++
+	s.w.clientSecret = fmt.Sprintf("client.secret, %d", s.rotations)
 	s.w.keep(s.w.clientSecret, fresh)
 	accepts := func(words ...string) error {
 		_, err := s.w.provider().Do(ctx, idptest.Order{Secrets: map[string][]string{clientID: words}})

@@ -42,7 +42,9 @@ func TestContainers_KeepTheirPromisesUnderFaults(t *testing.T) {
 	t.Cleanup(r.load.stop)
 	r.quiet(ctx)
 	for r.goesOn() {
-		r.breaker.Rage(ctx, r.breaker.steps(schedule(r.rng, r.deck, r.next())))
+		plans := schedule(r.rng, r.deck, r.next())
+		r.breaker.Rage(ctx, r.breaker.steps(plans))
+		r.again(plans)
 		r.calm(ctx)
 	}
 	r.load.stop()
@@ -135,6 +137,21 @@ func (r *runner) next() int {
 		return stormFaults
 	}
 	return min(stormFaults, *faultsFlag-len(r.breaker.Faults())+2)
+}
+
+// again puts back the kinds that found their targets taken and have not happened
+// yet, so that each kind does.
+func (r *runner) again(plans []plan) {
+	done := map[string]bool{}
+	for _, f := range r.breaker.Faults() {
+		done[f.Kind] = true
+	}
+	for _, p := range plans {
+		if !done[p.kind.name] {
+			done[p.kind.name] = true
+			r.deck.Again(p.kind)
+		}
+	}
 }
 
 // settle is how long nothing is done after the faults' tails, to see that nothing

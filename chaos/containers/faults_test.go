@@ -44,8 +44,8 @@ type kind struct {
 	inject   func(s *breaker, ctx context.Context, p plan) error
 }
 
-// kinds is what can happen. The weights make ordinary faults ordinary; in a full
-// run each kind happens at least once.
+// kinds is what can happen. The weights make ordinary faults ordinary; each kind
+// is dealt until it has happened once.
 func kinds() []kind {
 	const s = time.Second
 	gossip, redis := []string{"gossip"}, []string{"redis"}

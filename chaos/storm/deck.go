@@ -43,6 +43,9 @@ func (d *Deck[K]) Deal() K {
 	panic("unreachable: n is below the sum of the weights")
 }
 
+// Again deals a kind once more before chance decides.
+func (d *Deck[K]) Again(k K) { d.first = append(d.first, k) }
+
 // Between returns a time from least to most.
 func Between(rng *rand.Rand, least, most time.Duration) time.Duration {
 	return least + time.Duration(rng.Int64N(int64(most-least)+1))

@@ -61,16 +61,19 @@ func (l *Links) Drop(ctx context.Context, d time.Duration, pairs ...[2]int) erro
 	}
 	Pause(ctx, d)
 	// Packets pass before the truth says so: what it calls one component is one.
+	l.mu.Lock()
 	l.end(pairs, 1)
-	defer l.end(pairs, -1)
+	l.mu.Unlock()
 	err := l.Apply(ctx)
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	truth(-1)
+	l.end(pairs, -1)
 	return err
 }
 
+// end counts pairs that are ending, with mu held.
 func (l *Links) end(pairs [][2]int, by int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	for _, pair := range pairs {
 		history.Count(l.ending, pair, by)
 	}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -85,26 +86,30 @@ func TestLinks_TheTruthEndsAfterTheFilters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tl := history.NewTimeline(3, nil)
 		pair, other := [2]int{0, 1}, [2]int{0, 2}
-		var last Wanted
+		var present atomic.Pointer[Wanted]
+		present.Store(&Wanted{})
 		l := NewLinks(tl, func(_ context.Context, w Wanted) error {
-			if w.Blocked[pair] != last.Blocked[pair] && tl.Current().Blocked[pair] == 0 {
+			if last := present.Load(); w.Blocked[pair] != last.Blocked[pair] && tl.Current().Blocked[pair] == 0 {
 				t.Error("the filter changed while the truth called the link whole")
 			}
-			last = w
+			present.Store(&w)
 			return nil
 		})
 		go func() { _ = l.Drop(t.Context(), 20*time.Second, other) }()
 		go func() { _ = l.Drop(t.Context(), 5*time.Second, pair, other) }()
 		go func() { _ = l.Loss(t.Context(), 5*time.Second, 2, 30) }()
 		time.Sleep(time.Second)
+		last := present.Load()
 		if !last.Blocked[pair] || !last.Blocked[other] || last.Lost[2] != 30 || tl.Current().Lossy[2] != 1 {
 			t.Errorf("during the faults: %+v", last)
 		}
 		time.Sleep(10 * time.Second)
+		last = present.Load()
 		if last.Blocked[pair] || !last.Blocked[other] || last.Lost[2] != 0 {
 			t.Errorf("one fault holds a link that another has let go: %+v", last)
 		}
 		time.Sleep(10 * time.Second)
+		last = present.Load()
 		if len(last.Blocked) != 0 || !maps.Equal(tl.Current().Blocked, map[[2]int]int{}) {
 			t.Errorf("after all faults: %+v, %v", last, tl.Current().Blocked)
 		}

@@ -22,11 +22,6 @@ var errSilence = fmt.Errorf("the remote's host acknowledges nothing: %w", syscal
 // Nothing was sent into it, so net/http takes another one.
 var errMoved = fmt.Errorf("this host has lost the connection's address: %w", syscall.EADDRNOTAVAIL)
 
-// rested is how long a connection has carried nothing when it is worth to look
-// whether this host still has its address: before a request, and not between the
-// pieces of an upload.
-const rested = 100 * time.Millisecond
-
 // lifeline is a TCP connection that is given up when its path is dead. keepAlive
 // sees to that while nothing is on its way to the remote; but what has been sent
 // and is not acknowledged holds keep-alive back, and is repeated for 15 min. A
@@ -37,12 +32,11 @@ type lifeline struct {
 	limit time.Duration
 	timer *time.Timer
 	dead  atomic.Bool
-	began time.Time
-	used  atomic.Int64 // when it last carried something: nanoseconds since began
+	heard atomic.Bool // something was read since the last write: a request begins
 }
 
 func newLifeline(conn *net.TCPConn, limit time.Duration) *lifeline {
-	l := &lifeline{TCPConn: conn, limit: limit, began: time.Now()}
+	l := &lifeline{TCPConn: conn, limit: limit}
 	l.timer = time.AfterFunc(limit, l.look)
 	l.timer.Reset(limit) // look reads timer, which is set only now
 	return l
@@ -68,14 +62,15 @@ func (l *lifeline) look() {
 // Read implements net.Conn.
 func (l *lifeline) Read(p []byte) (int, error) {
 	n, err := l.TCPConn.Read(p)
-	l.used.Store(int64(time.Since(l.began)))
+	l.heard.Store(true)
 	return n, l.explain(err)
 }
 
-// Write implements net.Conn.
+// Write implements net.Conn. Before a request on a kept connection it looks
+// whether this host still has the address, and not between the pieces of an
+// upload, which survives a short absence.
 func (l *lifeline) Write(p []byte) (int, error) {
-	now := time.Since(l.began)
-	if now-time.Duration(l.used.Swap(int64(now))) > rested && moved(l.TCPConn) {
+	if l.heard.Swap(false) && moved(l.TCPConn) {
 		return 0, errMoved
 	}
 	n, err := l.TCPConn.Write(p)
