@@ -118,6 +118,11 @@ func (n *node) ready(ctx context.Context) error {
 // host is the node's name among the others.
 func (n *node) host() string { return fmt.Sprintf("orthanc-%d", n.number+1) }
 
+// ours reports whether a name is that of a node.
+func (w *world) ours(name string) bool {
+	return slices.ContainsFunc(w.nodes, func(n *node) bool { return n.host() == name })
+}
+
 // gone notes that the node lives no more, before anything is done to it.
 func (n *node) gone() { n.world.time.Change(func(m *history.Moment) { m.Life[n.number] = 0 }) }
 
