@@ -343,8 +343,8 @@ func (s *breaker) rotate(ctx context.Context, _ plan) error {
 	if err != nil {
 		return err
 	}
-	next, err := s.w.nodes[0].exec(ctx, "cat", fresh)
-	s.w.keep("the next gossip.key", next)
+	next, err := s.w.idp.take(fresh)
+	s.w.keep(fmt.Sprintf("gossip.key, %s", ring[1]), next)
 	after := ring[1]
 	if err := errors.Join(err, ours("keyring", "use", file, after)); err != nil {
 		return err

@@ -4,6 +4,7 @@ package containers
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"syscall"
 	"testing"
@@ -62,6 +63,7 @@ type runner struct {
 	rng     *rand.Rand
 	deck    *storm.Deck[kind]
 	waits   []time.Duration // until the fleet was one again, after each storm
+	reasons []string        // why the test fails
 
 	quietFrom, quietTo time.Duration
 }
@@ -97,6 +99,12 @@ func (r *runner) begin(ctx context.Context) {
 	}
 	r.load = newLoad(ctx, r.w, sent, kept, ids)
 	r.t.Logf("%v: the fleet is up", time.Since(r.began).Round(time.Second))
+}
+
+// broken notes why the test fails. It is said after all figures, where whoever
+// sees only the end of the output finds it.
+func (r *runner) broken(format string, args ...any) {
+	r.reasons = append(r.reasons, fmt.Sprintf(format, args...))
 }
 
 func (r *runner) must(err error) {
@@ -165,7 +173,7 @@ func (r *runner) calm(ctx context.Context) {
 	err := fleet.Eventually(ctx, 2*history.ConvergeBound, r.w.converged)
 	took := r.w.time.Now() - began
 	if err != nil || took > history.ConvergeBound {
-		r.t.Errorf("%v after the last fault of a storm (at %v) the fleet is not one: %v", took.Round(time.Millisecond), began.Round(time.Millisecond), err)
+		r.broken("%v after the last fault of a storm (at %v) the fleet is not one: %v", took.Round(time.Millisecond), began.Round(time.Millisecond), err)
 	}
 	r.waits = append(r.waits, took)
 	r.t.Logf("%v: %d faults so far, one fleet again after %v", r.w.time.Now().Round(time.Second), len(r.breaker.Faults()), took.Round(time.Millisecond))

@@ -38,7 +38,7 @@ func (o judged) ours() bool {
 func (r *runner) judge(ctx context.Context) {
 	r.t.Helper()
 	if err := r.breaker.Err(); err != nil {
-		r.t.Error(err)
+		r.broken("%v", err)
 	}
 	book, requests, err := r.w.book(ctx)
 	r.must(err)
@@ -80,6 +80,9 @@ func (r *runner) judge(ctx context.Context) {
 	run.Duration = time.Since(r.began).Seconds()
 	r.tell(run)
 	r.write(run)
+	for _, why := range r.reasons {
+		r.t.Error(why)
+	}
 }
 
 // judgeAll judges every request.
@@ -285,32 +288,32 @@ var (
 	meanBounds  = map[string]float64{"gossip": history.MeanExtra}
 )
 
-// promises fails the test where one was broken. How long an Orthanc of a busy
-// machine takes for a transfer is measured and reported; what is held to the
-// bound is the token that it waits for.
+// promises notes what was broken. How long an Orthanc of a busy machine takes for
+// a transfer is measured and reported; what is held to the bound is the token that
+// it waits for.
 func (r *runner) promises(run report.Run, book *history.Book, gate idptest.GateCounts, extras []history.Extra) {
 	r.t.Helper()
 	for _, e := range extras {
 		r.t.Logf("extra: %v%s", e, r.during(e.Grant.Arrived-history.FaultTail, e.Grant.Arrived))
 	}
 	if n := run.Ours() + run.Tokens.Ours; n > 0 {
-		r.t.Errorf("%d requests failed by our fault", n)
+		r.broken("%d requests failed by our fault", n)
 	}
 	if run.Quiet.Extra > 0 {
-		r.t.Errorf("%d extra acquisitions in quiet", run.Quiet.Extra)
+		r.broken("%d extra acquisitions in quiet", run.Quiet.Extra)
 	}
 	if most, ok := meanBounds[run.Backend]; ok && run.MeanExtra() > most {
-		r.t.Errorf("%.2f extra acquisitions per fault, at most %.2f are allowed", run.MeanExtra(), most)
+		r.broken("%.2f extra acquisitions per fault, at most %.2f are allowed", run.MeanExtra(), most)
 	}
 	if most, ok := stallBounds[run.Backend]; ok && run.Tokens.Stall.Seconds > most.Seconds() {
-		r.t.Errorf("a token took %.2f s longer than usual although one was in reach, at most %v is allowed (at %.1f s, during %s)",
+		r.broken("a token took %.2f s longer than usual although one was in reach, at most %v is allowed (at %.1f s, during %s)",
 			run.Tokens.Stall.Seconds, most, run.Tokens.Stall.At, run.Tokens.Stall.During)
 	}
 	for _, what := range slices.Concat(book.Regressed, book.Expired, r.w.crashes) {
-		r.t.Error(what)
+		r.broken("%s", what)
 	}
 	if gate.Unknown > 0 || gate.Missing > 0 {
-		r.t.Errorf("the archive saw %d unknown and %d missing tokens", gate.Unknown, gate.Missing)
+		r.broken("the archive saw %d unknown and %d missing tokens", gate.Unknown, gate.Missing)
 	}
 }
 
@@ -327,7 +330,7 @@ func (r *runner) scraped(ctx context.Context) {
 	c.Base, c.User = "http://127.0.0.1:"+r.w.metrics, ""
 	err := c.Get(ctx, "/api/v1/query?query=sum(up)", &up)
 	if err != nil || len(up.Data.Result) != 1 || up.Data.Result[0].Value[1] != fmt.Sprint(orthancs) {
-		r.t.Errorf("Prometheus scrapes %+v, want %d nodes up: %v", up.Data.Result, orthancs, err)
+		r.broken("Prometheus scrapes %+v, want %d nodes up: %v", up.Data.Result, orthancs, err)
 	}
 }
 
@@ -336,10 +339,10 @@ func (r *runner) searched(ctx context.Context, run *report.Run) {
 	r.t.Helper()
 	found, searched, err := r.w.leaks(ctx)
 	if err != nil {
-		r.t.Error(err)
+		r.broken("%v", err)
 	}
 	for _, leak := range found {
-		r.t.Errorf("leaked: %s", leak)
+		r.broken("leaked: %s", leak)
 	}
 	run.Leaks, run.Searched = len(found), searched
 }

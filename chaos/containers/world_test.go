@@ -240,6 +240,14 @@ func (c *container) write(name, text string) error {
 	return err
 }
 
+// take reads a file of a container that has no shell, and removes it.
+func (c *container) take(name string) (string, error) {
+	_, pid := c.at()
+	path := filepath.Join("/proc", pid, "root", name)
+	raw, err := os.ReadFile(path)
+	return strings.TrimSpace(string(raw)), errors.Join(err, os.Remove(path))
+}
+
 // account is the one that the images run as.
 const account = 10001
 
