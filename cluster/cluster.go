@@ -45,6 +45,7 @@ type Cluster struct {
 	secrets [][]byte
 
 	started   time.Time  // set before rejoin is
+	unplugged bool       // the machine had no address when it was looked at last; only rejoin uses it
 	joinMu    sync.Mutex // guards what follows
 	joinErr   error
 	hurried   time.Time // when JoinNow last did something

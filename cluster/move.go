@@ -10,25 +10,34 @@ import (
 // checkAddr notices that the machine has another address than the one this node
 // advertises, as after a new lease or a reconnected network. memberlist keeps a
 // node's address for its life, so the node goes on as another instance; without
-// that it would be declared dead and refute it for ever.
-func (c *Cluster) checkAddr() {
+// that it would be declared dead and refute it for ever. It reports whether the
+// node can be reached from now on where it could not before. Only one goroutine
+// may call it at a time.
+func (c *Cluster) checkAddr() bool {
 	if c.cfg.AdvertiseAddr != "" || !addrPort(c.transport.stream.Addr()).Addr().IsUnspecified() {
-		return // told where it is
+		return false // told where it is
 	}
 	addrs, err := c.transport.network.LocalAddrs()
 	if err != nil {
-		return
+		return false
 	}
 	now := c.Addr()
+	if !now.Addr().IsLoopback() && slices.Contains(addrs, now.Addr()) {
+		back := c.unplugged
+		c.unplugged = false
+		return back
+	}
 	next, err := c.cfg.advertised(addrPort(c.transport.stream.Addr()).Addr(), c.transport.port())
 	if err != nil || next.Addr().IsLoopback() {
-		return // disconnected: there is nowhere to be
+		c.unplugged = true // there is nowhere to be
+		return false
 	}
-	if now.Addr().IsLoopback() || !slices.Contains(addrs, now.Addr()) {
-		if err := c.move(next); err != nil {
-			c.quiet.warn("move", "new address could not be taken", "address", next, "err", err)
-		}
+	if err := c.move(next); err != nil {
+		c.quiet.warn("move", "new address could not be taken", "address", next, "err", err)
+		return false
 	}
+	c.unplugged = false
+	return true
 }
 
 // farewell is how long the instance at the old address may take to leave.

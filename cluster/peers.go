@@ -78,6 +78,7 @@ func parsePeers(list []string, defaultPort uint16) ([]peer, error) {
 const (
 	rejoinEvery = 10 * time.Second // +-30%
 	firstRejoin = 250 * time.Millisecond
+	addrEvery   = time.Second            // how often the machine's addresses are looked at
 	hurryEvery  = 500 * time.Millisecond // for those who cannot wait for the next round
 	maxHurried  = 3                      // rounds of theirs at a time
 	resolveTime = 5 * time.Second
@@ -97,9 +98,9 @@ const (
 // rejoin joins the peers that are no members, again and again: often until one
 // has answered, for nodes that start together, then every ten seconds.
 func (c *Cluster) rejoin() {
+	c.checkAddr()
 	wait, again := firstRejoin, settleRounds
 	for {
-		c.checkAddr()
 		joined := c.hasJoined()
 		c.joinRound(joined && again > 0)
 		switch {
@@ -109,16 +110,33 @@ func (c *Cluster) rejoin() {
 		case joined:
 			wait = rejoinEvery
 		}
-		if pause(c.ctx, jitter(wait)) != nil {
+		if c.untilNext(jitter(wait)) != nil {
 			return
 		}
 		wait = min(2*wait, rejoinEvery)
 	}
 }
 
+// untilNext waits for the next round of joins, which comes at once where this
+// machine has got an address: back, or another one.
+func (c *Cluster) untilNext(wait time.Duration) error {
+	for end := time.Now().Add(wait); ; {
+		left := time.Until(end)
+		if left <= 0 {
+			return nil
+		}
+		if err := pause(c.ctx, min(left, addrEvery)); err != nil {
+			return err
+		}
+		if c.checkAddr() {
+			return nil
+		}
+	}
+}
+
 // JoinNow tries the peers that are no members at once, beside the rounds under
 // way: those may wait five seconds for peers that were out of reach when they
-// began. It does not wait, and does nothing within half a second of the last time
+// began, and the next may be ten away. It does not wait, and does nothing within half a second of the last time
 // or while maxHurried such rounds are under way.
 func (c *Cluster) JoinNow() {
 	c.joinMu.Lock()

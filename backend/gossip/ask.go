@@ -158,12 +158,23 @@ func (g *Gossip) untilArrival(ctx context.Context, key string, stale backend.Sta
 // restart or a partition that ended while the provider was asked.
 func (g *Gossip) lookAround(ctx context.Context, key string, stale backend.Stamp, r *backend.Refusal) (backend.Entry, error) {
 	if g.lastLook.allowed(key, g.cfg.Clock.Now(), aroundPause) {
+		g.joinMissing(key)
 		g.look(ctx, key, stale, lookPatiently)
 	}
 	if e, ok := g.local(key, stale); ok {
 		return e, nil
 	}
 	return backend.Entry{}, r
+}
+
+// joinMissing tries the peers that are no members at once if this node has nothing
+// to lend: one of them may, and the next round of joins may be ten seconds away.
+// What it brings is there for the next request.
+func (g *Gossip) joinMissing(key string) {
+	p := g.peers.Load()
+	if _, ok := g.local(key, backend.Stamp{}); !ok && p != nil && (*p).HasPeers() {
+		(*p).JoinNow()
+	}
 }
 
 // ask asks the first nodes of the order to lead, leads when its own turn comes,

@@ -279,6 +279,34 @@ var scripts = []script{
 		},
 	},
 	{
+		name: "who has lost all finds the token of one who comes back while the provider is down",
+		o:    small(3).with(func(o *options) { o.seed = 7 }), grants: 1, failures: 1 << 20,
+		story: func(w *world) {
+			time.Sleep(5 * time.Second)
+			order := w.order(0)
+			last := order[2].node
+			w.setIdP(func(p *idp) { p.mood = mood{status: 503} })
+			for range 4 {
+				w.during("alone", true, 30*time.Second, func() func() {
+					undo := w.trouble(cutting(func(i, j int) bool { return i == last.i || j == last.i }))
+					for _, in := range order[:2] {
+						in.node.stop(kill)
+						in.node.start()
+					}
+					return undo
+				})
+				time.Sleep(3 * time.Second)
+				for _, in := range w.up() {
+					if err := in.get(0); err != nil {
+						w.mu.Lock()
+						w.judge.violated(available, "%s has no token: %v", in, err)
+						w.mu.Unlock()
+					}
+				}
+			}
+		},
+	},
+	{
 		name: "20 clocks wrong by up to ten minutes", o: small(8).living(time.Minute).with(func(o *options) { o.skew = true }), grants: 4,
 		story: func(w *world) { time.Sleep(2 * time.Minute) },
 	},
