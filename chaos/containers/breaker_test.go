@@ -28,7 +28,7 @@ const (
 type breaker struct {
 	*storm.Storm
 	w                         *world
-	redis, fleet, ring, roots sync.Mutex // held by a fault of these
+	redis, fleet, ring sync.Mutex // held by a fault of these
 	lives                     int        // of Redis
 	lastRevoked               time.Duration
 	rotations                 int // of the client's secret
@@ -266,12 +266,13 @@ func (s *breaker) revoke(ctx context.Context, _ plan) error {
 const secrets = "/run/oauth/"
 
 // rotateClient replaces the client's secret, node by node, while the provider
-// takes both. Who has the new one asks under another key.
+// takes both. Who has the new one asks under another key: a node that starts anew
+// just then can use nothing that the others hold, and needs the provider.
 func (s *breaker) rotateClient(ctx context.Context, _ plan) error {
-	if !s.roots.TryLock() {
-		return storm.ErrBusy
-	}
-	defer s.roots.Unlock()
+	return s.Whole(func() error { return s.rotateSecrets(ctx) })
+}
+
+func (s *breaker) rotateSecrets(ctx context.Context) error {
 	name := s.w.clientSecret
 	old, fresh := s.w.secret(name), rand.Text()
 	s.rotations++

@@ -125,6 +125,15 @@ func (s *Storm) Provider(ctx context.Context, d time.Duration, begin, end func()
 	return end()
 }
 
+// Whole does something that needs the provider: no fault of it begins meanwhile.
+func (s *Storm) Whole(f func() error) error {
+	if !s.provider.TryLock() {
+		return ErrBusy
+	}
+	defer s.provider.Unlock()
+	return f()
+}
+
 // Pause waits for d, or until ctx ends.
 func Pause(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
