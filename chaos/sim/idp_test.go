@@ -64,6 +64,7 @@ type grant struct {
 	arrived time.Duration
 	void    bool // the remote refuses it
 	revoked bool // by the fleet
+	known   bool // that it is revoked, to somebody else than who revokes it
 	holders map[*instance]bool
 	lost    bool // died with its last holder while others lived on
 	counted bool // its loss has been charged

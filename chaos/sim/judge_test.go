@@ -264,7 +264,12 @@ func (w *world) learned(in *instance, id backend.ID) {
 	defer w.mu.Unlock()
 	if _, ok := in.learned[id]; !ok {
 		in.learned[id] = w.now()
-		w.hist.add(in.String(), "learns that %v is revoked", w.judge.byID[id])
+		g := w.judge.byID[id]
+		if g != nil && !g.known { // who revokes it may still be telling others
+			g.known = true
+			w.judge.lastRevoke[g.key] = w.now()
+		}
+		w.hist.add(in.String(), "learns that %v is revoked", g)
 	}
 }
 
