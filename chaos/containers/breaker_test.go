@@ -27,11 +27,11 @@ const (
 // breaker breaks the fleet and what stands around it.
 type breaker struct {
 	*storm.Storm
-	w                         *world
+	w                  *world
 	redis, fleet, ring sync.Mutex // held by a fault of these
-	lives                     int        // of Redis
-	lastRevoked               time.Duration
-	rotations                 int // of the client's secret
+	lives              int        // of Redis
+	lastRevoked        time.Duration
+	rotations          int // of the client's secret
 }
 
 // steps makes a schedule of plans.
