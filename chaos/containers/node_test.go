@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"orthanc-oauth/chaos/history"
@@ -106,13 +108,23 @@ func (n *node) ready(ctx context.Context) error {
 	}
 	err := fleet.Eventually(ctx, startPatience, func(ctx context.Context) error {
 		o := fleet.Orthanc{Client: n.client("8042")}
-		return o.Knows(ctx, archive)
+		return errors.Join(o.Knows(ctx, archive), n.stoppable())
 	})
 	if err != nil {
 		return fmt.Errorf("%s: %w", n.service, err)
 	}
 	n.world.time.Change(func(m *history.Moment) { m.Life[n.number] = n.lives })
 	return nil
+}
+
+// stoppable returns an error while Orthanc does not mind SIGTERM yet.
+func (n *node) stoppable() error {
+	_, first := n.at()
+	pid, err := strconv.Atoi(first)
+	if err != nil {
+		return fmt.Errorf("%s has no process: %w", n.service, err)
+	}
+	return fleet.Catches(pid, syscall.SIGTERM)
 }
 
 // host is the node's name among the others.

@@ -51,12 +51,15 @@ func New(ctx context.Context, opts Options) (*Fleet, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
+	// Without proxies: all is loopback. And no connection is kept: Orthanc closes one
+	// that is idle for a second, and a POST that begins just then is lost.
+	transport := &http.Transport{DisableKeepAlives: true}
 	f := &Fleet{
 		dir:      dir,
 		keep:     opts.Keep,
 		log:      log,
 		launcher: newLauncher(),
-		http:     &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}}, // without proxies: all is loopback
+		http:     &http.Client{Transport: transport},
 		ports:    make(map[int]bool),
 	}
 	f.unwatch = context.AfterFunc(ctx, f.Close)
@@ -80,7 +83,6 @@ func (f *Fleet) Close() {
 		}
 		wg.Wait()
 		f.launcher.close()
-		f.http.CloseIdleConnections()
 		if !f.keep {
 			_ = os.RemoveAll(f.dir) // a file that a dying process still wrote is not worth an error
 		}

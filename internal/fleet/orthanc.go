@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"syscall"
 	"time"
 )
 
@@ -58,7 +59,16 @@ func (f *Fleet) Orthanc(ctx context.Context, cfg OrthancConfig) (*Orthanc, error
 	}
 	o := &Orthanc{Process: p, Client: f.client(port)}
 	o.User, o.Password = cfg.User, cfg.Password
-	return o, o.answers(ctx, p, "/system")
+	if err := o.answers(ctx, p, "/system"); err != nil {
+		return o, err
+	}
+	// It answers before it minds being told to stop.
+	return o, Eventually(ctx, startPatience, func(context.Context) error {
+		if err := p.alive(); err != nil {
+			return Final(err)
+		}
+		return Catches(p.Pid, syscall.SIGTERM)
+	})
 }
 
 func (c OrthancConfig) json(port int, storage string) map[string]any {

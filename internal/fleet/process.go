@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -100,6 +101,25 @@ func (p *Process) ExitCode() int {
 func (p *Process) Signal(sig syscall.Signal) error {
 	if err := p.cmd.Process.Signal(sig); err != nil {
 		return fmt.Errorf("signal %s: %w", p.Name, err)
+	}
+	return nil
+}
+
+// Catches returns an error unless a process has a handler of a signal (proc(5):
+// SigCgt).
+func Catches(pid int, sig syscall.Signal) error {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return fmt.Errorf("signals of process %d: %w", pid, err)
+	}
+	_, after, _ := strings.Cut(string(status), "\nSigCgt:\t")
+	mask, _, _ := strings.Cut(after, "\n")
+	caught, err := strconv.ParseUint(mask, 16, 64)
+	if err != nil {
+		return fmt.Errorf("signals of process %d: %w", pid, err)
+	}
+	if caught&(1<<(sig-1)) == 0 {
+		return fmt.Errorf("process %d does not catch %v yet", pid, sig)
 	}
 	return nil
 }
