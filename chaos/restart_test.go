@@ -113,6 +113,10 @@ func TestRestart_InOneProcessWorksEveryTimeAndLeaksNothing(t *testing.T) {
 	w.counted(t, 1)
 }
 
+// lostAfter is for a request whose connection came while Orthanc stopped: it may
+// stay open and never be answered.
+const lostAfter = 2 * time.Second
+
 // restart restarts Orthanc within its process and waits for the plugin's new
 // life, which registers another loopback port.
 func (w *world) restart(t *testing.T, o *fleet.Orthanc, do func(context.Context, *world, *fleet.Orthanc) error) {
@@ -121,6 +125,8 @@ func (w *world) restart(t *testing.T, o *fleet.Orthanc, do func(context.Context,
 	must(t, err)
 	must(t, do(t.Context(), w, o))
 	eventually(t, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, lostAfter)
+		defer cancel()
 		after, err := registration(ctx, o)
 		if err != nil {
 			return err

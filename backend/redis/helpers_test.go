@@ -117,20 +117,29 @@ func (s *sink) logger() *slog.Logger {
 // errorsOf returns the cache errors counted for a reason.
 func errorsOf(t *testing.T, reg *prometheus.Registry, reason string) float64 {
 	t.Helper()
-	families, err := reg.Gather()
+	n, err := countErrors(reg, reason)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return n
+}
+
+// countErrors returns the cache errors counted for a reason, or for all.
+func countErrors(reg *prometheus.Registry, reason string) (n float64, err error) {
+	families, err := reg.Gather()
 	for _, f := range families {
+		if f.GetName() != "orthanc_oauth_cache_errors_total" {
+			continue
+		}
 		for _, m := range f.GetMetric() {
 			for _, l := range m.GetLabel() {
-				if f.GetName() == "orthanc_oauth_cache_errors_total" && l.GetName() == "reason" && l.GetValue() == reason {
-					return m.GetCounter().GetValue()
+				if l.GetName() == "reason" && (reason == "" || l.GetValue() == reason) {
+					n += m.GetCounter().GetValue()
 				}
 			}
 		}
 	}
-	return 0
+	return n, err
 }
 
 // link is the network of one member, which can be cut.

@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"orthanc-oauth/backend"
 	"orthanc-oauth/backend/redis"
 	"orthanc-oauth/backend/redis/redistest"
@@ -45,6 +47,8 @@ type result struct {
 	CPU     time.Duration // used by the process meanwhile
 	Faults  int64         // pages of memory that it touched for the first time
 	Error   string
+
+	Unanswered int // 1: Redis has not answered an operation in time, ever; a fleet's: by how many
 }
 
 // serveAsMember is the main function of the process.
@@ -53,7 +57,8 @@ func serveAsMember(text string) error {
 	if err := json.Unmarshal([]byte(text), &as); err != nil {
 		return err
 	}
-	m, err := redis.New(redis.Config{Options: redis.Options{URL: redis.Secret("redis://" + as.Redis)}, Prefix: prefix})
+	reg := prometheus.NewRegistry()
+	m, err := redis.New(redis.Config{Options: redis.Options{URL: redis.Secret("redis://" + as.Redis)}, Prefix: prefix, Registerer: reg})
 	if err != nil {
 		return err
 	}
@@ -66,7 +71,13 @@ func serveAsMember(text string) error {
 		if o.Prepare {
 			m.Prepare([]string{o.Key})
 		}
-		if err := results.Encode(o.carryOut(m, as)); err != nil {
+		r := o.carryOut(m, as)
+		if n, err := countErrors(reg, ""); err != nil {
+			return err
+		} else if n > 0 {
+			r.Unanswered = 1
+		}
+		if err := results.Encode(r); err != nil {
 			return err
 		}
 	}
@@ -225,6 +236,7 @@ func all(t testing.TB, fleet []*process, o order) (worst result) {
 		worst.Failed += r.Failed
 		worst.CPU += r.CPU
 		worst.Faults += r.Faults
+		worst.Unanswered += r.Unanswered
 		worst.Slowest = max(worst.Slowest, r.Slowest)
 		if r.Error != "" {
 			worst.Error = r.Error
@@ -235,15 +247,20 @@ func all(t testing.TB, fleet []*process, o order) (worst result) {
 
 func keyOf(i int) string { return fmt.Sprintf("%064x", i) }
 
-// Nobody has connected before. How long it takes: BenchmarkColdFleet.
+// Nobody has connected before. How long it takes: BenchmarkColdFleet. Whom Redis
+// does not answer in time goes alone, by promise: where ten processes under the
+// race detector share a busy machine that happens, and is told from a second
+// acquisition by those who are answered.
 func TestProcesses_ColdFleetAcquiresOnce(t *testing.T) {
 	s, p := redistest.Start(t), startProvider(t, 100*time.Millisecond)
 	fleet := fleetOf(t, 10, s, p)
 	all(t, fleet, order{}) // all are up
+	most := 0
 	for i := range 3 {
 		r := all(t, fleet, order{Key: keyOf(i), Callers: 200})
-		if n := int(p.calls.Load()); n != i+1 || r.Failed != 0 {
-			t.Fatalf("%d acquisitions of %d keys, %d callers failed: %s", n, i+1, r.Failed, r.Error)
+		most += 1 + r.Unanswered
+		if n := int(p.calls.Load()); n < i+1 || n > most || r.Failed != 0 {
+			t.Fatalf("%d acquisitions of %d keys, want at most %d with %d processes that Redis left unanswered; %d callers failed: %s", n, i+1, most, r.Unanswered, r.Failed, r.Error)
 		}
 	}
 }
@@ -253,8 +270,8 @@ func TestProcesses_SlowProviderIsAskedOnce(t *testing.T) {
 	s, p := redistest.Start(t), startProvider(t, 8*time.Second)
 	r := all(t, fleetOf(t, 10, s, p), order{Key: key, Callers: 20})
 	t.Logf("8 s provider: all served after %v", r.Slowest)
-	if n := p.calls.Load(); n != 1 || r.Failed != 0 {
-		t.Fatalf("%d acquisitions, %d callers failed: %s", n, r.Failed, r.Error)
+	if n := int(p.calls.Load()); n < 1 || n > 1+r.Unanswered || r.Failed != 0 {
+		t.Fatalf("%d acquisitions with %d processes that Redis left unanswered; %d callers failed: %s", n, r.Unanswered, r.Failed, r.Error)
 	}
 }
 
