@@ -212,14 +212,34 @@ func (j *Judge) Extras() (found []Extra) {
 // the fleet goes on with either, and renews it once.
 func (j *Judge) renews(g *Grant) *Grant {
 	for _, h := range j.Book.Grants {
-		if h.Key != g.Key || h == g || !h.Alive(g.Arrived) || !h.Due(g.Arrived) {
+		if h.Key != g.Key || h == g || !h.Alive(g.Arrived) {
 			continue
 		}
-		if h.HeldIn(j.near(g), j.Time.At(g.Arrived), g.Arrived) && !j.replaced(h, g) {
+		if j.dueIn(j.near(g), h, g.Arrived) && !j.replaced(h, g) {
 			return h
 		}
 	}
 	return nil
+}
+
+// dueIn reports whether one of the nodes holds h and takes it to be due. Who was
+// given it by another node takes the whole wait off its life, so that it looks due
+// sooner there: by no more than what passed until the node came with it.
+func (j *Judge) dueIn(nodes map[int]bool, h *Grant, at time.Duration) bool {
+	m := j.Time.At(at)
+	for n := range nodes {
+		if !h.HeldIn(map[int]bool{n: true}, m, at) {
+			continue
+		}
+		aged := time.Duration(0)
+		if n != h.Node {
+			aged = min(h.seen[Holder{n, m.Life[n], h.Key}]-h.Arrived, AvailableBound)
+		}
+		if h.Due(at + aged) {
+			return true
+		}
+	}
+	return false
 }
 
 // replaced reports whether another node of g's component has replaced h before.
