@@ -48,13 +48,13 @@ func TestJudge_CountsAcquisitionsThatNeedNotHaveBeen(t *testing.T) {
 		story        func(h *history)
 		extra, quiet int
 	}{
-		"two in quiet":         {func(h *history) { h.grant(0, second, 1, 2); h.grant(1, 9*second) }, 1, 1},
-		"both under way":       {func(h *history) { h.grant(0, second); h.grant(1, second+time.Millisecond) }, 1, 1},
-		"due":                  {func(h *history) { h.grant(0, second, 1, 2); h.grant(1, 50*second, 0, 2) }, 0, 0},
-		"due, and twice":       {func(h *history) { h.grant(0, second, 1, 2); h.grant(1, 50*second, 0, 2); h.grant(2, 52*second) }, 1, 1},
-		"too soon":             {func(h *history) { h.grant(0, second, 1, 2); h.grant(1, 42*second, 0, 2) }, 1, 1},
-		"a node that waited 3 s for it takes it to be due": {func(h *history) {
-			h.grant(0, second, 2).seen[Holder{1, 1, "short"}] = 4 * second
+		"two in quiet":   {func(h *history) { h.grant(0, second, 1, 2); h.grant(1, 9*second) }, 1, 1},
+		"both under way": {func(h *history) { h.grant(0, second); h.grant(1, second+time.Millisecond) }, 1, 1},
+		"due":            {func(h *history) { h.grant(0, second, 1, 2); h.grant(1, 50*second, 0, 2) }, 0, 0},
+		"due, and twice": {func(h *history) { h.grant(0, second, 1, 2); h.grant(1, 50*second, 0, 2); h.grant(2, 52*second) }, 1, 1},
+		"too soon":       {func(h *history) { h.grant(0, second, 1, 2); h.grant(1, 42*second, 0, 2) }, 1, 1},
+		"a node that waited 4 s for it takes it to be due": {func(h *history) {
+			h.grant(0, second, 2).seen[Holder{1, 1, "short"}] = 5 * second
 			h.grant(1, 42*second, 0, 2)
 		}, 0, 0},
 		"nobody holds it here": {func(h *history) { h.grant(0, second); h.at(2*second, partition); h.grant(1, 9*second, 2) }, 0, 0},
