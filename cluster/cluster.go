@@ -44,8 +44,9 @@ type Cluster struct {
 	setMu   sync.Mutex // one change of keys, secrets or address at a time
 	secrets [][]byte
 
+	whereabouts whereabouts
+
 	started   time.Time  // set before rejoin is
-	unplugged bool       // the machine had no address when it was looked at last; only rejoin uses it
 	joinMu    sync.Mutex // guards what follows
 	joinErr   error
 	hurried   time.Time // when JoinNow last did something

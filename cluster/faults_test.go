@@ -2,9 +2,14 @@ package cluster
 
 import (
 	"errors"
+	"fmt"
+	"net/netip"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"orthanc-oauth/cluster/memnet"
 )
 
 func TestFaults_CrashIsNoticedAndRestIsUndisturbed(t *testing.T) {
@@ -146,4 +151,51 @@ func TestFaults_NewAddressOfTheMachineIsAMemberAgain(t *testing.T) {
 			}
 		}
 	})
+}
+
+// bridged is a machine with a bridge for its containers, whose address is the
+// same on every machine, and a lease that may be lost.
+type bridged struct {
+	*memnet.Host
+	lost atomic.Bool
+}
+
+func (b *bridged) LocalAddrs() ([]netip.Addr, error) {
+	bridge := netip.MustParseAddr("172.17.0.1")
+	if b.lost.Load() {
+		return []netip.Addr{bridge}, nil
+	}
+	return []netip.Addr{b.Addr(), bridge}, nil
+}
+
+func TestFaults_LostLeaseIsNoReasonToBeAtTheBridge(t *testing.T) {
+	for name, lost := range map[string]time.Duration{"for a moment": 3 * time.Second, "for a minute": time.Minute} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := newLab(t)
+				l.fleet(3)
+				var machine *bridged
+				c := l.start(3, func(c *Config) {
+					machine = &bridged{Host: l.hosts[3]}
+					c.Network = machine
+				})
+				nodes := l.nodes
+				defer l.end()
+				within(t, 15*time.Second, func() error { return see(4, nodes...) })
+				home, before := c.Addr(), c.Self().ID
+				machine.lost.Store(true)
+				time.Sleep(lost) // of the bubble's time
+				machine.lost.Store(false)
+				within(t, 2*addrEvery, func() error {
+					if c.Addr() != home {
+						return fmt.Errorf("at %v, not back at %v", c.Addr(), home)
+					}
+					return see(4, nodes...)
+				})
+				if lost < rejoinEvery && c.Self().ID != before {
+					t.Error("it has become another instance")
+				}
+			})
+		})
+	}
 }

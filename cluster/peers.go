@@ -136,8 +136,8 @@ func (c *Cluster) untilNext(wait time.Duration) error {
 
 // JoinNow tries the peers that are no members at once, beside the rounds under
 // way: those may wait five seconds for peers that were out of reach when they
-// began, and the next may be ten away. It does not wait, and does nothing within half a second of the last time
-// or while maxHurried such rounds are under way.
+// began, and the next may be ten away. It does not wait, and does nothing within
+// half a second of the last time or while maxHurried such rounds are under way.
 func (c *Cluster) JoinNow() {
 	c.joinMu.Lock()
 	defer c.joinMu.Unlock()
