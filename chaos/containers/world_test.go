@@ -358,17 +358,23 @@ func (w *world) each(f func(n *node) error) error {
 	return errors.Join(errs...)
 }
 
-// ended notes a crash of a node that was told to stop: no host must ever crash
-// by us. Orthanc 1.10.1 with dicom-web 1.7 often does so by itself where jobs of
-// DICOMweb are under way ("SingleFunctionJob must explicitly call Finalize()"),
-// without our plugin as well: that is counted. A crash of ours leaves a trace of
-// goroutines.
+// killed is the exit code of a process that did not end by itself: 128 and SIGKILL.
+const killed = "137"
+
+// ended returns an error if a node that was told to stop did not, and notes a
+// crash: no host must ever crash by us. Orthanc 1.10.1 with dicom-web 1.7 often
+// does so by itself where jobs of DICOMweb are under way ("SingleFunctionJob must
+// explicitly call Finalize()"), without our plugin as well: that is counted. A
+// crash of ours leaves a trace of goroutines.
 func (w *world) ended(ctx context.Context, n *node) error {
 	code, err := w.engine.do(ctx, "inspect", "-f", "{{.State.ExitCode}}", n.id)
 	if err != nil || code == "0" {
 		return err
 	}
 	text, err := w.engine.logs(ctx, n.id, "--tail", "200")
+	if code == killed {
+		return errors.Join(err, fmt.Errorf("%s was told to stop and had to be killed at %v:\n%s", n.service, w.time.Now().Round(time.Millisecond), text))
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !bytes.Contains(text, []byte("goroutine ")) {
