@@ -222,24 +222,37 @@ func (j *Judge) renews(g *Grant) *Grant {
 	return nil
 }
 
-// dueIn reports whether one of the nodes holds h and takes it to be due. Who was
-// given it by another node takes the whole wait off its life, so that it looks due
-// sooner there: by no more than what passed until the node came with it.
+// dueIn reports whether one of the nodes holds h and takes it to be due. Who asked
+// for it takes the whole wait off its life, so that it looks due sooner there: the
+// acquirer by what its request took to arrive, and who was given it by another
+// node by no more than what passed until the node came with it.
 func (j *Judge) dueIn(nodes map[int]bool, h *Grant, at time.Duration) bool {
 	m := j.Time.At(at)
 	for n := range nodes {
 		if !h.HeldIn(map[int]bool{n: true}, m, at) {
 			continue
 		}
-		aged := time.Duration(0)
+		aged := j.onItsWay(h)
 		if n != h.Node {
-			aged = min(h.seen[Holder{n, m.Life[n], h.Key}]-h.Arrived, AvailableBound)
+			aged += min(h.seen[Holder{n, m.Life[n], h.Key}]-h.Arrived, AvailableBound)
 		}
 		if h.Due(at + aged) {
 			return true
 		}
 	}
 	return false
+}
+
+// onItsWay is how long before its arrival the request for h may have begun: its
+// first packets were lost if anything was wrong with the network or the provider.
+func (j *Judge) onItsWay(h *Grant) time.Duration {
+	earliest := h.Arrived - AvailableBound // when a request is given up
+	for _, m := range j.Time.During(earliest, h.Arrived) {
+		if m.Disturbed(h.Node) || m.IdP > 0 {
+			return h.Arrived - max(m.At, earliest)
+		}
+	}
+	return 0
 }
 
 // replaced reports whether another node of g's component has replaced h before.

@@ -57,6 +57,18 @@ func TestJudge_CountsAcquisitionsThatNeedNotHaveBeen(t *testing.T) {
 			h.grant(0, second, 2).seen[Holder{1, 1, "short"}] = 5 * second
 			h.grant(1, 42*second, 0, 2)
 		}, 0, 0},
+		"its request was lost for 4 s, and its life counts from then": {func(h *history) {
+			h.at(second, func(m *Moment) { m.Lossy[0] = 1 })
+			h.at(5*second, func(m *Moment) { delete(m.Lossy, 0) })
+			h.grant(0, 5*second, 1, 2)
+			h.grant(0, 46*second, 1, 2)
+		}, 0, 0},
+		"the network was whole again long before its request": {func(h *history) {
+			h.at(second, func(m *Moment) { m.Lossy[0] = 1 })
+			h.at(2*second, func(m *Moment) { delete(m.Lossy, 0) })
+			h.grant(0, 15*second, 1, 2)
+			h.grant(0, 56*second, 1, 2)
+		}, 1, 1},
 		"nobody holds it here": {func(h *history) { h.grant(0, second); h.at(2*second, partition); h.grant(1, 9*second, 2) }, 0, 0},
 		"the holder was killed": {func(h *history) {
 			h.grant(0, second)
