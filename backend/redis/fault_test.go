@@ -26,6 +26,9 @@ type fault struct {
 	end    func(s *redistest.Server)
 }
 
+// hasty gives Redis as long as the product does.
+func hasty(o *redis.Options) { o.DialTimeout, o.ReadTimeout = 0, 0 }
+
 var faults = []fault{
 	{name: "noauth", reason: "noauth", start: []string{"requirepass secret-canary"}},
 	{name: "wrongpass", reason: "wrongpass", start: []string{"requirepass other"}, opts: func(o *redis.Options) { o.Password = "secret-canary" }},
@@ -41,7 +44,7 @@ var faults = []fault{
 	{name: "cluster without slots", reason: "clusterdown", start: []string{"cluster-enabled yes", "cluster-port 0"}},
 	{name: "renamed command", reason: "denied", start: []string{"rename-command GETRANGE HIDDEN", "rename-command EVALSHA HIDDEN2", "rename-command EVAL HIDDEN3"}},
 	{
-		name: "hung", reason: "timeout",
+		name: "hung", reason: "timeout", opts: hasty,
 		begin: (*redistest.Server).Hang,
 		end:   (*redistest.Server).Resume,
 	},
@@ -57,7 +60,6 @@ var faults = []fault{
 	},
 	{
 		name: "loading", reason: "loading",
-		opts: func(o *redis.Options) { o.ReadTimeout = 2 * time.Second }, // it answers between two keys
 		begin: func(s *redistest.Server) {
 			s.Do("EVAL", "for i = 1, 2000 do redis.call('SET', 'junk' .. i, string.rep('x', 100)) end", "0")
 			s.Do("SAVE")
@@ -72,7 +74,7 @@ var faults = []fault{
 		begin: func(s *redistest.Server) { s.Occupy(8) },
 		end:   (*redistest.Server).Vacate,
 	},
-	{name: "tls to a plain port", reason: "timeout", opts: func(o *redis.Options) { o.SSL = true }},
+	{name: "tls to a plain port", reason: "timeout", opts: func(o *redis.Options) { hasty(o); o.SSL = true }},
 	{
 		name: "readonly", reason: "readonly",
 		begin: func(s *redistest.Server) { s.Do("REPLICAOF", "127.0.0.1", "1") },
@@ -162,6 +164,7 @@ func TestFault_SlowWay(t *testing.T) {
 	way := redistest.StartProxy(t, s.Addr)
 	cfg := on(s)
 	cfg.Options.URL = redis.Secret("redis://" + way.Addr)
+	cfg.Options.DialTimeout, cfg.Options.ReadTimeout = time.Second, time.Second
 	m := member(t, cfg)
 	p := &idp{}
 
@@ -170,7 +173,7 @@ func TestFault_SlowWay(t *testing.T) {
 	if ok, reason, _ := m.State(); !ok {
 		t.Errorf("slow, but within the limit: %s", reason)
 	}
-	way.Delay(time.Second)
+	way.Delay(3 * time.Second)
 	if e := must(t, m, backend.Stamp{}, p.fill); e.Stamp != first.Stamp {
 		t.Errorf("serves %v, want %v", e.Stamp, first.Stamp)
 	}
@@ -192,7 +195,7 @@ func TestFault_SwallowedAnswers(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
 	way := redistest.StartProxy(t, s.Addr)
-	cfg := on(s)
+	cfg := asShipped(s)
 	cfg.Options.URL = redis.Secret("redis://" + way.Addr)
 	m := member(t, cfg)
 	if _, err := m.Get(t.Context(), key); !errors.Is(err, backend.ErrMiss) {
@@ -237,7 +240,7 @@ func TestFault_FullPoolIsNoOtherFault(t *testing.T) {
 	s := redistest.Start(t)
 	var log sink
 	reg := prometheus.NewRegistry()
-	cfg := on(s)
+	cfg := asShipped(s)
 	cfg.Log, cfg.Registerer = log.logger(), reg
 	m := member(t, cfg)
 	if _, err := m.Get(t.Context(), key); !errors.Is(err, backend.ErrMiss) {

@@ -217,7 +217,7 @@ func TestFleet_WaitersAreWokenWithoutPubSubToo(t *testing.T) {
 func TestRevoke_ReachesANodeThatOnlyListens(t *testing.T) {
 	s := redistest.Start(t)
 	told := make(chan backend.ID, 8)
-	cfg := on(s)
+	cfg := asShipped(s)
 	cfg.Revoked = func(_ string, id backend.ID) { told <- id }
 	a, b := member(t, on(s)), member(t, cfg)
 	p := &idp{}

@@ -48,7 +48,7 @@ const (
 // hints are what an operator does about each reason.
 var hints = map[string]string{
 	reasonUnreachable: "is Redis running, and do Host, Port and firewalls let this node reach it?",
-	reasonTimeout:     "Redis accepts connections and does not answer in time: hung, overloaded, or too far away (ReadTimeoutMs); or SSL is set for a plain port",
+	reasonTimeout:     "no answer in time: its host is off or a firewall drops packets; Redis hangs, is overloaded or too far away (DialTimeoutMs, ReadTimeoutMs); or SSL is set for a plain port",
 	reasonTLS:         "check SSL, CAFile and ServerName against the server's certificate",
 	reasonNoAuth:      "Redis wants a password: set Redis.Password",
 	reasonWrongPass:   "Redis refuses Username or Password",
@@ -175,7 +175,8 @@ const (
 	breakerPause    = time.Second
 )
 
-// health knows how Redis is, counts its errors, and logs once per change.
+// health knows how Redis is, counts its errors, and logs each reason once per
+// outage: a host that is off is unreachable and silent by turns.
 type health struct {
 	log     *slog.Logger
 	clock   *backend.Clock
@@ -184,6 +185,7 @@ type health struct {
 
 	mu     sync.Mutex
 	reason string
+	said   map[string]bool // reasons of this outage that the log has
 	since  time.Duration
 	mute   bool          // reads failed as well, so that one that works ends it
 	key    string        // what failed last: in a cluster, only its master may be away
@@ -197,7 +199,7 @@ func newHealth(cfg Config) (*health, error) {
 	}
 	h := &health{
 		log: cfg.Log, clock: cfg.Clock, errors: errs,
-		reason: reasonOK, since: cfg.Clock.Now(), back: make(chan struct{}, 1),
+		reason: reasonOK, said: map[string]bool{}, since: cfg.Clock.Now(), back: make(chan struct{}, 1),
 	}
 	h.breaker = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 		Name:        "redis",
@@ -267,7 +269,7 @@ func (h *health) stored() {
 	}
 }
 
-// change moves to reason and reports whether that is another one.
+// change moves to reason and reports whether the log lacks that.
 func (h *health) change(reason string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -276,7 +278,13 @@ func (h *health) change(reason string) bool {
 		return false
 	}
 	h.reason, h.since = reason, h.clock.Now()
-	return true
+	if reason == reasonOK {
+		clear(h.said)
+		return true
+	}
+	known := h.said[reason]
+	h.said[reason] = true
+	return !known
 }
 
 // ailing returns the key that failed last while Redis does not work.

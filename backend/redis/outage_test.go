@@ -4,7 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"orthanc-oauth/backend"
@@ -39,7 +45,7 @@ func TestOutage_DownAtStartThenOfferedToTheFleet(t *testing.T) {
 func TestOutage_HungServerServesWhatIsHeldAndAcquiresWhatIsNot(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
-	m := member(t, on(s))
+	m := member(t, asShipped(s))
 	p := &idp{}
 	first := must(t, m, backend.Stamp{}, p.fill)
 	s.Hang()
@@ -70,7 +76,7 @@ func TestOutage_HungServerServesWhatIsHeldAndAcquiresWhatIsNot(t *testing.T) {
 func TestOutage_CommandCarriedOutLateStoresNothingDead(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
-	m := member(t, on(s))
+	m := member(t, asShipped(s))
 	var acquired time.Time
 	must(t, m, backend.Stamp{}, func(_ context.Context, gen uint64) (backend.Entry, error) {
 		s.Hang()
@@ -83,6 +89,61 @@ func TestOutage_CommandCarriedOutLateStoresNothingDead(t *testing.T) {
 		if n := s.Do("EXISTS", valueKey()); n != "0" {
 			t.Fatalf("a dead acquisition has %s ms left", s.Do("PTTL", valueKey()))
 		}
+	}
+}
+
+// A host that is off is silent, then unreachable as soon as the network has found
+// out, and silent again.
+func TestOutage_ReasonsThatAlternateAreSaidOnceEach(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log sink
+		var dials atomic.Int32
+		dial := func(context.Context, string, string) (net.Conn, error) {
+			if dials.Add(1)%2 == 1 {
+				return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.ErrDeadlineExceeded}
+			}
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.EHOSTUNREACH}
+		}
+		t.Cleanup(func() { time.Sleep(2 * time.Second) }) // the library sees once a second that its pool is closed
+		m := member(t, redis.Config{Prefix: prefix, Log: log.logger(), Options: redis.Options{Dial: dial}})
+		seen := map[string]bool{}
+		for range 100 {
+			_, _ = m.Get(t.Context(), key)
+			_, reason, _ := m.State()
+			seen[reason] = true
+			time.Sleep(time.Second)
+		}
+		if len(seen) != 2 {
+			t.Errorf("state was %v, want timeout and unreachable by turns", seen)
+		}
+		if n := strings.Count(log.String(), "level=WARN"); n != 2 {
+			t.Errorf("%d warnings, want one of each reason:\n%s", n, log.String())
+		}
+	})
+}
+
+func TestOutage_NextOneIsSaidAgain(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	var log sink
+	var wire link
+	cfg := on(s)
+	cfg.Log, cfg.Options.Dial = log.logger(), wire.dial
+	m := member(t, cfg)
+	for range 2 {
+		wire.down()
+		_, _ = m.Get(t.Context(), key)
+		if ok, reason, _ := m.State(); ok || reason != "unreachable" {
+			t.Fatalf("state %v %s", ok, reason)
+		}
+		wire.up()
+		eventually(t, func() error {
+			ok, reason, _ := m.State()
+			return want(ok, "still "+reason)
+		})
+	}
+	if n := strings.Count(log.String(), "reason=unreachable"); n != 2 {
+		t.Errorf("%d warnings of two outages:\n%s", n, log.String())
 	}
 }
 

@@ -54,7 +54,8 @@ func TestRedis_KeepsTheContract(t *testing.T) {
 		Shared: true,
 		Fleet: func(t testing.TB, n int, _ func(int) backend.Resolver) []backend.Backend {
 			stores++
-			cfg := redis.Config{Options: redis.Options{URL: redis.Secret("unix://" + s.Socket)}, Prefix: fmt.Sprintf("suite%d:", stores)}
+			cfg := on(s)
+			cfg.Options.URL, cfg.Prefix = redis.Secret("unix://"+s.Socket), fmt.Sprintf("suite%d:", stores)
 			members := make([]backend.Backend, n)
 			for i := range members {
 				members[i] = member(t, cfg)
