@@ -83,8 +83,9 @@ const (
 	maxHurried  = 3                      // rounds of theirs at a time
 	resolveTime = 5 * time.Second
 	settleEvery = time.Second
-	// After joining, members of the peer list are asked again a few times: what
-	// gossip missed while a fleet starts would wait ten seconds for an exchange.
+	// After joining, and after a move, members of the peer list are asked again a
+	// few times: what gossip missed would wait ten seconds for an exchange. In
+	// virtual time it misses one of four members in one move of twenty.
 	settleRounds = 3
 	settlePeers  = 3   // of them a round
 	maxJoins     = 16  // at a time
@@ -95,12 +96,23 @@ const (
 	patience     = 5 * time.Second // of a fleet that starts together, before being alone is worth a warning
 )
 
-// rejoin joins the peers that are no members, again and again: often until one
-// has answered, for nodes that start together, then every ten seconds.
+// rejoin joins the peers that are no members, again and again, each time that
+// this machine has got an address as one who has just come.
 func (c *Cluster) rejoin() {
 	c.checkAddr()
-	wait, again := firstRejoin, settleRounds
-	for {
+	for c.joinFromHere() == nil {
+	}
+}
+
+// joinFromHere joins often until a peer has answered, for nodes that start
+// together, then every ten seconds. It returns nil where this machine has got an
+// address: back, or another one.
+func (c *Cluster) joinFromHere() error {
+	c.joinRound(false)
+	for wait, again := firstRejoin, settleRounds; ; {
+		if moved, err := c.untilNext(jitter(wait)); moved || err != nil {
+			return err
+		}
 		joined := c.hasJoined()
 		c.joinRound(joined && again > 0)
 		switch {
@@ -109,27 +121,25 @@ func (c *Cluster) rejoin() {
 			wait = settleEvery
 		case joined:
 			wait = rejoinEvery
+		default:
+			wait = min(2*wait, rejoinEvery)
 		}
-		if c.untilNext(jitter(wait)) != nil {
-			return
-		}
-		wait = min(2*wait, rejoinEvery)
 	}
 }
 
-// untilNext waits for the next round of joins, which comes at once where this
-// machine has got an address: back, or another one.
-func (c *Cluster) untilNext(wait time.Duration) error {
+// untilNext waits for the next round of joins, or until this machine has got an
+// address.
+func (c *Cluster) untilNext(wait time.Duration) (moved bool, err error) {
 	for end := time.Now().Add(wait); ; {
 		left := time.Until(end)
 		if left <= 0 {
-			return nil
+			return false, nil
 		}
 		if err := pause(c.ctx, min(left, addrEvery)); err != nil {
-			return err
+			return false, err
 		}
 		if c.checkAddr() {
-			return nil
+			return true, nil
 		}
 	}
 }

@@ -112,6 +112,7 @@ func runBlock(t *testing.T, block string, local map[string]any) {
 	}
 	redis, _ := section["Redis"].(map[string]any)
 	maps.Copy(redis, local)
+	redis["DialTimeoutMs"], redis["ReadTimeoutMs"] = redisPatience, redisPatience
 	if redis["PasswordFile"] != nil {
 		redis["PasswordFile"] = secretFile(t, shapePassword)
 	}
