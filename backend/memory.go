@@ -80,8 +80,7 @@ func (m *Memory) Fill(ctx context.Context, key string, stale Stamp, fill FillFun
 		e, err := m.flights.Do(ctx, key, func(ctx context.Context) (Entry, error) {
 			return m.store.Acquire(ctx, key, stale, fill)
 		})
-		// A flight joined late may have started for an older stale.
-		if err != nil || e.Newer(stale) {
+		if err != nil || m.store.Usable(key, e, stale) {
 			return e, err
 		}
 	}

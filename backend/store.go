@@ -110,6 +110,13 @@ func (s *Store) Newer(key string, stale Stamp) (e Entry, ok bool) {
 	return e, ok
 }
 
+// Usable reports whether the result of a flight is newer than stale, which it need
+// not be where the flight had begun for an older one, and still not revoked: who
+// saw it before the flight has ended may have found it refused.
+func (s *Store) Usable(key string, e Entry, stale Stamp) bool {
+	return e.Newer(stale) && !s.IsRevoked(key, e.ID)
+}
+
 // Get returns the live entry of key.
 func (s *Store) Get(key string) (Entry, bool) { return s.Newer(key, Stamp{}) }
 
@@ -167,15 +174,18 @@ func (r *record) revoke(id ID, ttl, now time.Duration) {
 	}
 	r.revoked[id] = max(r.revoked[id], now+ttl)
 	for len(r.revoked) > maxRevoked {
-		r.forgetSoonest()
+		r.forgetSoonest(id)
 	}
 }
 
-func (r *record) forgetSoonest() {
+// forgetSoonest forgets the revoked id that need be remembered for the shortest
+// time, but for the one just revoked and that of the entry held, which would be
+// served again.
+func (r *record) forgetSoonest(revoked ID) {
 	var soonest ID
 	until := time.Duration(-1)
 	for id, u := range r.revoked {
-		if until < 0 || u < until {
+		if id != revoked && id != r.entry.ID && (until < 0 || u < until) {
 			soonest, until = id, u
 		}
 	}

@@ -147,6 +147,33 @@ func TestStore_BoundsKeysAndRevokedIDs(t *testing.T) {
 	}
 }
 
+// Each of those revoked before lives longer than the entry that is held.
+func TestStore_FullListForgetsNeitherWhatIsHeldNorWhatIsRevokedNow(t *testing.T) {
+	s := NewStore(NewClock(nil))
+	fill := func(from byte) {
+		for i := range byte(maxRevoked) {
+			s.Revoke(testKey, ID{i, from}, 0)
+		}
+	}
+	fill(1)
+	s.Merge(testKey, entry(1, 1, time.Minute))
+	s.Revoke(testKey, ID{1}, 0)
+	if e, ok := s.Get(testKey); ok {
+		t.Errorf("serves %v, which has just been revoked", e.Stamp)
+	}
+	fill(2)
+	if e, ok := s.Get(testKey); ok {
+		t.Errorf("serves %v again, once more have been revoked", e.Stamp)
+	}
+	s.Revoke(testKey, ID{3}, time.Second)
+	if !s.IsRevoked(testKey, ID{3}) {
+		t.Error("what was revoked last is forgotten first")
+	}
+	if n := len(s.Revoked(testKey)); n != maxRevoked {
+		t.Errorf("%d revoked ids, want %d", n, maxRevoked)
+	}
+}
+
 func TestStore_ComplaintAboutAReplacedEntryIsNotPacedAfterTheReplacementIsRevoked(t *testing.T) {
 	s := NewStore(NewClock(nil))
 	s.Merge(testKey, entry(1, 1, time.Hour))

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,6 +21,7 @@ var storeCases = []testCase{
 	{name: "Get_ExpiredIsAMiss", run: expiredIsAMiss},
 	{name: "Get_AgesByTheWholeTime", long: true, run: agesByTheWholeTime},
 	{name: "Delete_RevokesWhatIsHeld", run: deleteRevokes},
+	{name: "Delete_EndsWhatAFlightIsAboutToReturn", run: deleteEndsAFlight},
 	{name: "Clear_RevokesEveryKey", run: clearRevokesEveryKey},
 	{name: "Set_IsSeenByOtherMembers", shared: true, run: setIsSeenByOthers},
 	{name: "Clear_ReachesOtherMembers", shared: true, run: clearReachesOthers},
@@ -164,6 +167,45 @@ func deleteRevokes(t *testing.T, h Harness) {
 		t.Fatal("what was deleted is served again")
 	}
 	f.calls(t, 2)
+}
+
+// Whoever sees an entry first may delete it before the flight that brought it has
+// ended. Who fills then must not be given it by that flight.
+func deleteEndsAFlight(t *testing.T, h Harness) {
+	f := h.fleet(t, 1)
+	b := f.members[0]
+	for range 300 {
+		var flight sync.WaitGroup
+		flight.Go(func() { _, _ = b.Fill(t.Context(), key, backend.Stamp{}, f.idp.fillOf(key)) })
+		first := firstSight(t, b)
+		if _, err := b.Delete(t.Context(), key); err != nil {
+			t.Fatal(err)
+		}
+		if e := f.fill(t, 0, backend.Stamp{}); e.ID == first.ID {
+			t.Fatal("what was deleted is served again")
+		}
+		flight.Wait()
+		if _, err := b.Delete(t.Context(), key); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// firstSight returns an entry as soon as a member holds one.
+func firstSight(t testing.TB, b backend.Backend) backend.Entry {
+	t.Helper()
+	for i := 1; ; i++ {
+		e, err := b.Get(t.Context(), key)
+		switch {
+		case err == nil:
+			return e
+		case !errors.Is(err, backend.ErrMiss):
+			t.Fatal(err)
+		case i%50 == 0:
+			time.Sleep(10 * time.Millisecond) // a bubble's time passes only so
+		}
+		runtime.Gosched()
+	}
 }
 
 func clearRevokesEveryKey(t *testing.T, h Harness) {

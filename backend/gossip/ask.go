@@ -52,16 +52,16 @@ func (g *Gossip) Fill(ctx context.Context, key string, stale backend.Stamp, fill
 				return e, nil
 			}
 			// A flight that ends for want of time has given little of it to
-			// those who joined it late. A refusal that was caused by one is a
-			// refusal.
-			outOfTime := errors.Is(err, context.DeadlineExceeded) && !errors.As(err, new(*backend.Refusal))
-			if outOfTime && ctx.Err() == nil && g.cfg.Clock.Now() < enough {
+			// those who joined it late, and one that what came meanwhile has
+			// ended nothing, if that has been revoked since. A refusal that was
+			// caused by either is a refusal.
+			ended := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+			if ended && !errors.As(err, new(*backend.Refusal)) && ctx.Err() == nil && g.cfg.Clock.Now() < enough {
 				continue
 			}
 			return backend.Entry{}, err
 		}
-		// A flight joined late may have started for an older stale.
-		if e.Newer(stale) {
+		if g.store.Usable(key, e, stale) {
 			return e, nil
 		}
 	}

@@ -37,7 +37,7 @@ func (g *Gossip) lead(ctx context.Context, key string, stale backend.Stamp, susp
 		e, err := g.leads.Do(ctx, key, func(ctx context.Context) (backend.Entry, error) {
 			return g.flyLead(ctx, key, stale, suspects, fill)
 		})
-		if err != nil || e.Newer(stale) {
+		if err != nil || g.store.Usable(key, e, stale) {
 			return e, err
 		}
 	}

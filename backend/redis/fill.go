@@ -38,12 +38,11 @@ func (r *Redis) Fill(ctx context.Context, key string, stale backend.Stamp, fill 
 			f := flight{Redis: r, key: key, stale: stale, fill: fill, nonce: backend.NewID().String()}
 			return f.run(ctx, failures)
 		})
-		// A flight joined late may have started for an older stale.
-		if err != nil || e.Newer(stale) {
+		if err != nil || r.local.Usable(key, e, stale) {
 			return e, err
 		}
 	}
-	return backend.Entry{}, fmt.Errorf("fill: nothing newer than generation %d after %d flights", stale.Gen, maxRounds)
+	return backend.Entry{}, fmt.Errorf("fill: nothing usable and newer than generation %d after %d flights", stale.Gen, maxRounds)
 }
 
 // glance is the short way of a caller who holds nothing: what others acquired is
