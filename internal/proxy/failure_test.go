@@ -95,41 +95,42 @@ func TestRemote_SilentAfterTheRequestIsNET001(t *testing.T) {
 }
 
 func TestIdle_UploadTheRemoteStopsReadingIsNET001(t *testing.T) {
-	release := make(chan struct{})
-	r := newRig(t, func(_ http.ResponseWriter, _ *http.Request) { <-release },
-		func(c *Config, _ *TransportConfig) { c.IdleTimeout = 100 * time.Millisecond })
-	defer close(release)
-	resp, body := r.do(r.request(http.MethodPost, "/pacs/studies", io.NopCloser(newPattern(64<<20))))
-	want(t, "status", resp.StatusCode, http.StatusGatewayTimeout)
-	want(t, "code", failureIn(t, body).ErrorCode, "NET-001")
-	r.counts(1, "transfers_total", "pacs", "timeout")
+	deaf := func(http.ResponseWriter, *http.Request) { time.Sleep(5 * time.Minute) } // of the bubble's time
+	inBubble(t, deaf, time.Minute, func(t *testing.T, r *rig) {
+		resp, body := r.do(r.request(http.MethodPost, "/pacs/studies", io.NopCloser(newPattern(64<<20))))
+		want(t, "status", resp.StatusCode, http.StatusGatewayTimeout)
+		want(t, "code", failureIn(t, body).ErrorCode, "NET-001")
+		r.counts(1, "transfers_total", "pacs", "timeout")
+	})
 }
 
 func TestIdle_AnswerThatStandsStillIsCutOff(t *testing.T) {
-	r := newRig(t, func(w http.ResponseWriter, req *http.Request) {
+	begins := func(w http.ResponseWriter, req *http.Request) {
 		w.Write([]byte("begin"))
 		http.NewResponseController(w).Flush()
 		<-req.Context().Done()
-	}, func(c *Config, _ *TransportConfig) { c.IdleTimeout = 50 * time.Millisecond })
-	resp, err := r.front.Client().Do(r.request(http.MethodGet, "/pacs/studies/1", nil))
-	must(t, err)
-	defer resp.Body.Close()
-	if _, err := io.ReadAll(resp.Body); err == nil {
-		t.Error("the answer arrived as if it were whole")
 	}
+	inBubble(t, begins, time.Minute, func(t *testing.T, r *rig) {
+		resp, err := r.front.Client().Do(r.request(http.MethodGet, "/pacs/studies/1", nil))
+		must(t, err)
+		defer resp.Body.Close()
+		if _, err := io.ReadAll(resp.Body); err == nil {
+			t.Error("the answer arrived as if it were whole")
+		}
+	})
 }
 
 func TestIdle_ThinkingRemoteIsNotIdle(t *testing.T) {
-	r := newRig(t, func(w http.ResponseWriter, req *http.Request) {
+	thinks := func(w http.ResponseWriter, req *http.Request) {
 		n, _ := io.Copy(io.Discard, req.Body)
-		timer := time.NewTimer(300 * time.Millisecond)
-		defer timer.Stop()
-		<-timer.C
+		time.Sleep(3 * time.Minute)
 		fmt.Fprint(w, n)
-	}, func(c *Config, _ *TransportConfig) { c.IdleTimeout = 100 * time.Millisecond })
-	resp, body := r.do(r.request(http.MethodPost, "/pacs/studies", io.NopCloser(newPattern(1<<20))))
-	want(t, "status", resp.StatusCode, 200)
-	want(t, "body", body, fmt.Sprint(1<<20))
+	}
+	inBubble(t, thinks, time.Minute, func(t *testing.T, r *rig) {
+		resp, body := r.do(r.request(http.MethodPost, "/pacs/studies", io.NopCloser(newPattern(1<<20))))
+		want(t, "status", resp.StatusCode, 200)
+		want(t, "body", body, fmt.Sprint(1<<20))
+	})
 }
 
 func TestUpload_ThatBreaksOffIsTheCallersFault(t *testing.T) {

@@ -7,17 +7,22 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
+
+	"orthanc-oauth/cluster/memnet"
 )
 
 type fakeToken string
@@ -87,7 +92,8 @@ func (s *fakeSource) seen() (revoked, confirmed int) {
 
 const testUser, testPassword = "orthanc", "loopback-password-canary"
 
-// rig is a proxy in front of one remote, "pacs", on real sockets.
+// rig is a proxy in front of one remote, "pacs", on real sockets unless its test is
+// about time.
 type rig struct {
 	t      *testing.T
 	proxy  *Proxy
@@ -119,6 +125,50 @@ type option func(*Config, *TransportConfig)
 
 func newRig(t *testing.T, remote http.HandlerFunc, opts ...option) *rig {
 	t.Helper()
+	return newRigOn(t, place{}, remote, opts)
+}
+
+// inBubble runs f with a rig in a bubble of virtual time.
+func inBubble(t *testing.T, remote http.HandlerFunc, idle time.Duration, f func(t *testing.T, r *rig)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		on := place{memnet.New(1).Host("10.0.0.1")}
+		f(t, newRigOn(t, on, remote, []option{func(c *Config, _ *TransportConfig) { c.IdleTimeout = idle }}))
+	})
+}
+
+// place is where a rig's servers are: on this machine, or on a host in memory.
+type place struct{ host *memnet.Host }
+
+func (p place) dial(ctx context.Context, _, addr string) (net.Conn, error) {
+	to, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := p.host.Dial(ctx, to)
+	if err != nil {
+		return nil, err
+	}
+	return newLingerer(conn), nil
+}
+
+func (p place) serve(t *testing.T, h http.Handler) *httptest.Server {
+	t.Helper()
+	if p.host == nil {
+		return httptest.NewServer(h)
+	}
+	s := httptest.NewUnstartedServer(h)
+	must(t, s.Listener.Close())
+	var err error
+	s.Listener, err = p.host.Listen(t.Context(), netip.AddrPortFrom(p.host.Addr(), 0))
+	must(t, err)
+	s.Start()
+	s.Client().Transport.(*http.Transport).DialContext = p.dial
+	return s
+}
+
+func newRigOn(t *testing.T, on place, remote http.HandlerFunc, opts []option) *rig {
+	t.Helper()
 	ignore := goleak.IgnoreCurrent()
 	t.Cleanup(func() { goleak.VerifyNone(t, ignore) })
 	r := &rig{t: t, source: &fakeSource{}, reg: prometheus.NewRegistry(), log: &syncBuffer{}}
@@ -136,8 +186,10 @@ func newRig(t *testing.T, remote http.HandlerFunc, opts ...option) *rig {
 	must(t, err)
 	transport, err := NewTransport(tc)
 	must(t, err)
-	r.remote = httptest.NewServer(remote)
-	r.front = httptest.NewServer(r.proxy)
+	r.remote, r.front = on.serve(t, remote), on.serve(t, r.proxy)
+	if on.host != nil {
+		transport.DialContext = on.dial
+	}
 	r.front.Client().Transport.(*http.Transport).DisableCompression = true // as libcurl
 	base, err := url.Parse(r.remote.URL + "/dicom-web/")
 	must(t, err)
