@@ -172,12 +172,12 @@ func (g *Gossip) callFor(ctx context.Context, m cluster.Member, op, key string, 
 }
 
 // askLead asks a peer to lead until it has an answer, for as long as it keeps
-// answering "pending".
+// answering "pending", and once more if what it offers has been revoked.
 func (g *Gossip) askLead(ctx context.Context, m cluster.Member, key string, stale backend.Stamp, suspects []string) (backend.Entry, error) {
 	header := http.Header{}
 	header.Set(hStale, formatStamp(stale))
 	header.Set(hSuspects, strings.Join(suspects[:min(len(suspects), maxIDs)], ","))
-	for {
+	for told := false; ; {
 		r, err := g.callFor(ctx, m, opLead, key, header.Clone(), g.sliceTimeout)
 		if err != nil {
 			return backend.Entry{}, err
@@ -188,8 +188,14 @@ func (g *Gossip) askLead(ctx context.Context, m cluster.Member, key string, stal
 			if e, ok := g.store.Newer(key, stale); ok {
 				return e, nil
 			}
-			// Too short-lived to have survived the trip, or not newer after all.
-			return backend.Entry{}, fmt.Errorf("%w: answered with nothing newer", errNextNode)
+			if told || !r.entry.Newer(stale) || !g.store.IsRevoked(key, r.entry.ID) {
+				// Too short-lived to have survived the trip, or not newer after all.
+				return backend.Entry{}, fmt.Errorf("%w: answered with nothing newer", errNextNode)
+			}
+			told = true // the revocation has not reached it yet
+			if _, err := g.tellRevoked(ctx, m, key, r.entry.ID, false); err != nil {
+				return backend.Entry{}, err
+			}
 		case answerRefused:
 			refusal, err := readRefusal(r.header)
 			if err != nil || refusal == nil {

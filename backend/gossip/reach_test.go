@@ -126,6 +126,34 @@ func TestFill_NodeWithoutAWayAsksBeyondTheFirstThree(t *testing.T) {
 	})
 }
 
+// 1. A peer leads for a node whose own way is broken, and what it acquires is
+// revoked: that node has heard of it, the peer not yet.
+// 2. The node tells it, instead of failing those who wait.
+func TestFill_PeerThatOffersWhatIsRevokedIsToldAndAskedAgain(t *testing.T) {
+	inFleet(t, 2, func(t *testing.T, f *fleet) {
+		ordered := f.ordered()
+		leader, other := ordered[0], ordered[1]
+		first := f.must(1, backend.Stamp{})
+		f.idp.set(func(p *provider) {
+			p.refuse = func(n int) error {
+				if f.nodes[n] == other {
+					return &backend.Refusal{Code: "NET-002", Way: true}
+				}
+				return nil
+			}
+		})
+		other.gossip.store.Revoke(testKey, first.ID, 0)
+		e, err := other.get(t.Context(), backend.Stamp{})
+		if err != nil || e.ID == first.ID {
+			t.Fatalf("got %v (%v), want what the leader acquires next", e.Stamp, err)
+		}
+		if !leader.gossip.store.IsRevoked(testKey, first.ID) {
+			t.Error("the leader has not been told")
+		}
+		f.wantCalls(2)
+	})
+}
+
 func TestRevoke_SlowLeaderIsNotASuspect(t *testing.T) {
 	inFleet(t, 3, func(t *testing.T, f *fleet) {
 		e := f.must(1, backend.Stamp{})

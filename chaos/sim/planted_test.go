@@ -35,7 +35,7 @@ const (
 var plants = []planted{
 	{
 		name: "no rejoin", run: "Scripts/11_(halves|a_split)",
-		edits: []edit{{ofPeers, "\t\tcase joined:\n\t\t\twait = rejoinEvery\n", "\t\tcase joined:\n\t\t\treturn\n"}},
+		edits: []edit{{ofPeers, "\t\tcase joined:\n\t\t\twait = rejoinEvery\n", "\t\tcase joined:\n\t\t\twait = 24 * time.Hour\n"}},
 	},
 	{
 		name: "no intents", run: "Scripts/join",
