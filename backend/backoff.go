@@ -19,9 +19,10 @@ const (
 // Backoff is how long nobody asks the provider for one key. The zero value is
 // ready. It is not safe for concurrent use; times are readings of one Clock.
 type Backoff struct {
-	last  time.Duration // length of the last pause
-	until time.Duration
-	why   Refusal
+	last    time.Duration // length of the last pause
+	refused time.Duration // when this node was last refused
+	until   time.Duration
+	why     Refusal
 }
 
 // Refused notes a refusal at now and returns it with the pause that follows.
@@ -31,7 +32,7 @@ func (b *Backoff) Refused(now time.Duration, r *Refusal) *Refusal {
 		ceiling := min(3*max(b.last, MinBackoff), MaxBackoff)
 		pause = MinBackoff + rand.N(ceiling-MinBackoff+1)
 	}
-	b.last = min(pause, MaxBackoff)
+	b.last, b.refused = min(pause, MaxBackoff), now
 	b.Adopt(now, &Refusal{Code: r.Code, Way: r.Way, RetryAfter: pause, Err: r.Err})
 	return b.Left(now)
 }
@@ -52,6 +53,15 @@ func (b *Backoff) Left(now time.Duration) *Refusal {
 	r := b.why
 	r.RetryAfter = b.until - now
 	return &r
+}
+
+// Granted notes that another node has been granted what it asked for at asked. If
+// that is after this node was last refused, its pauses start small again; the one
+// that runs goes on.
+func (b *Backoff) Granted(asked time.Duration) {
+	if asked > b.refused {
+		b.last = 0
+	}
 }
 
 // Succeeded ends the backoff.

@@ -146,6 +146,9 @@ func (r *record) merge(e Entry, now time.Duration) bool {
 	switch {
 	case !alive || e.Newer(cur.Stamp):
 		r.entry, r.deadline, r.asked = e, deadline, asked
+		if e.Age > 0 { // known
+			r.backoff.Granted(asked)
+		}
 	case e.Stamp == cur.Stamp:
 		// A hop only takes from what remains, and adds nothing to the age, so the
 		// longest of each is the truest.

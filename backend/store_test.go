@@ -317,6 +317,33 @@ func TestBackoff_RetryAfterWinsAndTheLongestHolds(t *testing.T) {
 	}
 }
 
+// longestAfter returns the longest of 50 pauses that follow many before them and an
+// entry of another node that was asked for that long ago.
+func longestAfter(age time.Duration) (longest time.Duration) {
+	for range 50 {
+		s := NewStore(NewClock(nil))
+		for range 10 {
+			time.Sleep(s.Refused(testKey, &Refusal{Code: "NET-002", Way: true}).RetryAfter)
+		}
+		peers := entry(1, 1, time.Hour)
+		peers.Age = age
+		s.Merge(testKey, peers)
+		longest = max(longest, s.Refused(testKey, &Refusal{Code: "AUTH-003"}).RetryAfter)
+	}
+	return longest
+}
+
+func TestStore_BackoffGrowsNoFurtherOnceAnotherNodeHasBeenGrantedAToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		if longest := longestAfter(time.Millisecond); longest > 3*MinBackoff {
+			t.Errorf("a pause of %v, as if nobody had been granted anything since the last", longest)
+		}
+		if longest := longestAfter(time.Hour); longest <= 3*MinBackoff {
+			t.Errorf("at most %v, though what was granted was asked for before all refusals", longest)
+		}
+	})
+}
+
 func TestBackoff_GrowsWithinItsBounds(t *testing.T) {
 	for range 200 {
 		var b Backoff
