@@ -280,12 +280,21 @@ func (s *Server) FailSnapshots() {
 func (s *Server) Occupy(n int) {
 	s.t.Helper()
 	s.Do("CONFIG", "SET", "maxclients", strconv.Itoa(n))
-	for range n {
+	// The connection of that command counts until the server has noticed its end,
+	// and one of these is turned away instead, so that a place would stay free.
+	for deadline := time.Now().Add(10 * time.Second); len(s.occupied) < n; {
 		conn, err := new(net.Dialer).DialContext(s.t.Context(), "unix", s.Socket)
 		if err != nil {
 			s.t.Fatal(err)
 		}
-		s.occupied = append(s.occupied, conn)
+		if answer, err := ask(conn, []string{"PING"}); err == nil && answer == "PONG" {
+			s.occupied = append(s.occupied, conn)
+			continue
+		}
+		_ = conn.Close()
+		if time.Now().After(deadline) {
+			s.t.Fatalf("only %d of %d places can be taken", len(s.occupied), n)
+		}
 	}
 }
 
