@@ -32,8 +32,9 @@ func valueKey() string { return prefix + "{" + key + "}" }
 const patience = 5 * time.Second
 
 // on returns the configuration of a patient member of a server, over TCP.
-func on(s *redistest.Server) redis.Config {
-	cfg := asShipped(s)
+func on(s *redistest.Server) redis.Config { return patient(asShipped(s)) }
+
+func patient(cfg redis.Config) redis.Config {
 	cfg.Options.DialTimeout, cfg.Options.ReadTimeout = patience, patience
 	return cfg
 }

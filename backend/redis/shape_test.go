@@ -140,10 +140,10 @@ func TestShape_TLSWithPrivateCAClientCertificateAndServerName(t *testing.T) {
 	a := redistest.NewAuthority(t)
 	port := redistest.FreePort(t)
 	redistest.Start(t, "tls-port "+port, "tls-cert-file "+a.Cert, "tls-key-file "+a.Key, "tls-ca-cert-file "+a.CA)
-	cfg := redis.Config{Prefix: prefix, Options: redis.Options{
+	cfg := patient(redis.Config{Prefix: prefix, Options: redis.Options{
 		URL:    redis.Secret("rediss://" + net.JoinHostPort("127.0.0.1", port)),
 		CAFile: filepath.Join(t.TempDir(), "bundle"), CertFile: a.Cert, KeyFile: a.Key, ServerName: "redis.test",
-	}}
+	}})
 	write(t, cfg.Options.CAFile, readFile(t, redistest.NewAuthority(t).CA))
 	m := member(t, cfg)
 	must(t, m, backend.Stamp{}, (&idp{}).fill)
@@ -177,7 +177,7 @@ func TestShape_Cluster(t *testing.T) {
 	for _, n := range nodes {
 		n.Do(append(leastACL, clusterACL...)...)
 	}
-	cfg := clusterOf(nodes[:1])
+	cfg := patient(clusterOf(nodes[:1]))
 	cfg.Options.Username, cfg.Options.Password = "oauth", "canary"
 	m := member(t, cfg)
 	everything(t, m)
@@ -219,6 +219,7 @@ func spread(t *testing.T, m *redis.Redis, nodes []*redistest.Server) {
 func TestShape_Sentinel(t *testing.T) {
 	t.Parallel()
 	_, cfg := sentinels(t)
+	cfg = patient(cfg)
 	everything(t, member(t, cfg))
 	// The same with a password that can change.
 	cfg.Options.Password = ""
