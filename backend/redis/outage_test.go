@@ -162,6 +162,35 @@ func TestOutage_KilledMidRunFailsNoGet(t *testing.T) {
 	p.asked(t, 1)
 }
 
+// 1. A token is revoked.
+// 2. Redis fails over to a replica that has not got that yet: the entry is back.
+func TestOutage_RevocationThatRedisLostIsRememberedHere(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	a := member(t, on(s))
+	p := &idp{}
+	first := must(t, a, backend.Stamp{}, p.fill)
+	s.Do("COPY", valueKey(), "kept")
+	if err := a.Revoke(t.Context(), key, first.ID); err != nil {
+		t.Fatal(err)
+	}
+	s.Do("COPY", "kept", valueKey(), "REPLACE")
+	if e, err := a.Get(t.Context(), key); err == nil && e.ID == first.ID {
+		t.Error("get serves what was revoked")
+	}
+	for range 3 {
+		if e := must(t, a, backend.Stamp{}, p.fill); e.ID == first.ID {
+			t.Error("fill serves what was revoked")
+		}
+	}
+	p.asked(t, 2)
+	b := member(t, on(s))
+	if e := must(t, b, backend.Stamp{}, p.fill); e.ID == first.ID {
+		t.Error("another node is given what was revoked")
+	}
+	p.asked(t, 2)
+}
+
 func TestOutage_RestartWithoutDataIsFilledAgainFromTheNodes(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
